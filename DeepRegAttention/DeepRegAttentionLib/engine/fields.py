@@ -1,0 +1,205 @@
+"""Displacement and velocity fields: warp, compose, exponentiate, invert, Jacobian.
+
+A field is a tensor ``(N, 3, K, J, I)`` in voxels of its own grid, channels in tensor-axis order
+(k, j, i). A displacement u takes the point x to x + u(x), in the resampling direction: u(x) says where the
+fixed point x is found in the moving image.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any, ContextManager, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _sampling_frame(shape: Tuple[int, ...], device: torch.device) -> Tuple[Tensor, Tensor]:
+    """The identity in ``grid_sample`` coordinates (1, K, J, I, 3), and the factor from voxels to them."""
+    axes = [torch.linspace(-1, 1, n, device=device) if n > 1 else torch.zeros(1, device=device) for n in shape]
+    frame = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
+    scale = torch.tensor([2.0 / max(n - 1, 1) for n in reversed(shape)], device=device)
+    return frame, scale
+
+
+def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear") -> Tensor:
+    """Resample an image at x + u(x).
+
+    Parameters
+    ----------
+    image : Tensor
+        ``(N, C, K, J, I)``.
+    displacement : Tensor
+        ``(N, 3, K, J, I)``, voxels.
+    mode : {"bilinear", "nearest"}
+        Interpolation; outside the image its border value continues.
+
+    Returns
+    -------
+    Tensor
+        ``(N, C, K, J, I)``, of the image's type.
+    """
+    frame, scale = _sampling_frame(tuple(displacement.shape[2:]), displacement.device)
+    where = frame + displacement.float().flip(1).permute(0, 2, 3, 4, 1) * scale
+    return sample(image.float(), where, mode).to(image.dtype)
+
+
+def sample(image: Tensor, where: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
+    """``grid_sample`` with aligned corners, on all CPU threads.
+
+    torch samples volumes with one thread per batch item, so a single volume is split into as many items as
+    there are threads.
+    """
+    batch, voxels = where.shape[0], where.shape[1:4].numel()
+    parts = _parts(voxels) if batch == 1 and where.device.type == "cpu" else 1
+    if parts == 1:
+        return F.grid_sample(image, where, mode=mode, padding_mode=padding, align_corners=True)
+    split = where.reshape(parts, voxels // parts, 1, 1, 3)
+    shared = image.expand(parts, -1, -1, -1, -1)
+    sampled = F.grid_sample(shared, split, mode=mode, padding_mode=padding, align_corners=True)
+    return sampled.transpose(0, 1).reshape(1, image.shape[1], *where.shape[1:4])
+
+
+def _parts(voxels: int) -> int:
+    return next(n for n in range(torch.get_num_threads(), 0, -1) if voxels % n == 0)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """The displacement of x -> T_outer(T_inner(x)): ``inner(x) + outer(x + inner(x))``, ``(N, 3, K, J, I)``."""
+    return inner + warp(outer, inner)
+
+
+def exponentiate(velocity: Tensor, steps: int = 6) -> Tensor:
+    """Integrate a stationary velocity over unit time by scaling and squaring (Arsigny et al., 2006).
+
+    Parameters
+    ----------
+    velocity : Tensor
+        ``(N, 3, K, J, I)``, voxels per unit time.
+    steps : int
+        Number of squarings; the first step has the length ``velocity / 2**steps``.
+    """
+    displacement = velocity.float() / 2**steps
+    for _ in range(steps):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
+def gradient(field: Tensor) -> Tensor:
+    """Central differences (one-sided at the border): ``(N, C, K, J, I)`` to ``(N, C, 3, K, J, I)``, per voxel."""
+    return torch.stack([_derivative(field, axis) for axis in (2, 3, 4)], dim=2)
+
+
+def _derivative(field: Tensor, axis: int) -> Tensor:
+    n = field.shape[axis]
+    if n == 1:
+        return torch.zeros_like(field)
+    first = field.narrow(axis, 1, 1) - field.narrow(axis, 0, 1)
+    inner = (field.narrow(axis, 2, n - 2) - field.narrow(axis, 0, n - 2)) / 2
+    last = field.narrow(axis, n - 1, 1) - field.narrow(axis, n - 2, 1)
+    return torch.cat([first, inner, last], dim=axis)
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """Determinant of the gradient of x + u(x): ``(N, 1, K, J, I)``; 1 keeps volume, at most 0 is a fold.
+
+    Voxels may be anisotropic: the determinant does not depend on the unit of each axis.
+    """
+    a, b, c = (displacement[:, i] for i in range(3))
+    (ak, aj, ai), (bk, bj, bi), (ck, cj, ci) = (
+        [_derivative(component, axis) for axis in (1, 2, 3)] for component in (a, b, c)
+    )
+    ak, bj, ci = ak + 1, bj + 1, ci + 1
+    determinant = ak * (bj * ci - bi * cj) - aj * (bk * ci - bi * ck) + ai * (bk * cj - bj * ck)
+    return determinant[:, None]
+
+
+def invert(displacement: Tensor, iterations: int = 30, tolerance: float = 1e-3) -> Tensor:
+    """The displacement w with ``w(x) + u(x + w(x)) = 0``, by Newton steps with the interpolated Jacobian.
+
+    Parameters
+    ----------
+    displacement : Tensor
+        ``(N, 3, K, J, I)``, voxels, without folds (where it folds no inverse exists).
+    iterations : int
+        At most so many steps.
+    tolerance : float
+        Stops once no residual inside the grid exceeds this, in voxels.
+    """
+    newton = _inverse_jacobian(displacement)
+    inverse = -displacement
+    for n in range(iterations):
+        residual = inverse + warp(displacement, inverse)
+        if residual.abs().amax() < tolerance:
+            break
+        # Where the slope jumps between voxels full steps can swing to and fro for ever.
+        length = 1.0 if n < 8 else 0.5
+        inverse = inverse - length * _apply_matrix(warp(newton, inverse), residual)
+    return inverse
+
+
+def _inverse_jacobian(displacement: Tensor) -> Tensor:
+    """``(I + grad u)^-1`` as nine channels, row by row."""
+    identity = torch.eye(3, device=displacement.device).reshape(1, 3, 3, 1, 1, 1)
+    matrix = (gradient(displacement.float()) + identity).permute(0, 3, 4, 5, 1, 2)
+    # Folds have no inverse: a damped one keeps the iteration finite there.
+    determinant = torch.linalg.det(matrix)
+    safe = torch.where((determinant > 0.05)[..., None, None], matrix, identity.reshape(3, 3))
+    return torch.linalg.inv(safe).permute(0, 4, 5, 1, 2, 3).flatten(1, 2)
+
+
+def _apply_matrix(matrix: Tensor, vector: Tensor) -> Tensor:
+    rows = matrix.unflatten(1, (3, 3))
+    return (rows * vector[:, None]).sum(dim=2)
+
+
+def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """Trilinear change of resolution over the same extent (voxel edges stay in place)."""
+    if tuple(image.shape[2:]) == tuple(shape):
+        return image
+    return F.interpolate(image, size=tuple(shape), mode="trilinear", align_corners=False)
+
+
+def resize_field(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """As :func:`resize`, and scaled so that the vectors are in voxels of the new grid."""
+    if tuple(field.shape[2:]) == tuple(shape):
+        return field
+    factors = [new / old for new, old in zip(shape, field.shape[2:])]
+    scale = torch.tensor(factors, device=field.device, dtype=field.dtype).reshape(1, 3, 1, 1, 1)
+    return resize(field, shape) * scale
+
+
+def smooth(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing, sigma in voxels, of any ``(N, C, K, J, I)``; the kernel is clipped at the border."""
+    return filter_axes(image, [_gaussian_matrix(n, sigma, image.device) for n in image.shape[2:]])
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _gaussian_matrix(n: int, sigma: float, device: torch.device) -> Tensor:
+    position = torch.arange(n, device=device)
+    distance = (position[:, None] - position).abs() / sigma
+    kernel = torch.exp(-0.5 * distance**2) * (distance <= 3)
+    return kernel / kernel.sum(dim=1, keepdim=True)
+
+
+def filter_axes(image: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Apply a separable linear filter: one ``(n, n)`` matrix for each of the three axes.
+
+    On volumes of medical size a matrix product per axis is several times faster than a convolution or a
+    pooling layer, forward and backward, and each row can hold its own border rule.
+    """
+    k, j, i = image.shape[2:]
+    with full_precision(image.device):
+        image = image @ weights[2].T
+        image = weights[1] @ image
+        return (weights[0] @ image.reshape(*image.shape[:2], k, j * i)).reshape(image.shape)
+
+
+def full_precision(device: torch.device) -> ContextManager[Any]:
+    """Suspend autocast: local variances and fields are differences that 8 bits of mantissa cannot hold."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else nullcontext()

@@ -1,0 +1,177 @@
+"""Between images in space and tensors: the working grid, resampling, millimetres and voxels.
+
+Images are ``SimpleITK.Image`` in LPS and mm; their arrays and our tensors are indexed (k, j, i). This is the
+only place where a displacement in voxels becomes one in millimetres, and back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Optional, Sequence, Tuple
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+Vector = Tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a volume lie.
+
+    Attributes
+    ----------
+    size : tuple of int
+        Voxels along i, j, k.
+    spacing : tuple of float
+        mm along i, j, k.
+    origin : tuple of float
+        Centre of the first voxel, LPS mm.
+    direction : tuple of float
+        Nine numbers, row by row; column n is the direction of axis n in LPS.
+    """
+
+    size: Tuple[int, int, int]
+    spacing: Vector
+    origin: Vector
+    direction: Tuple[float, ...]
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> Grid:
+        """The grid of an image."""
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @property
+    def shape(self) -> Tuple[int, int, int]:
+        """Size in tensor order (K, J, I)."""
+        return self.size[2], self.size[1], self.size[0]
+
+    @property
+    def voxel_to_mm(self) -> np.ndarray:
+        """The 3 x 3 matrix from (i, j, k) steps to LPS mm."""
+        return np.array(self.direction).reshape(3, 3) * np.array(self.spacing)
+
+    @property
+    def index_to_point(self) -> np.ndarray:
+        """The 4 x 4 matrix from (i, j, k) to the LPS point in mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = self.voxel_to_mm, self.origin
+        return matrix
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The middle of the volume, LPS mm."""
+        return (self.index_to_point @ np.append((np.array(self.size) - 1) / 2, 1))[:3]
+
+    def place(self, image: sitk.Image) -> sitk.Image:
+        """Give an image of this size this grid's geometry, in place."""
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin)
+        image.SetDirection(self.direction)
+        return image
+
+
+def working_grid(fixed: sitk.Image, spacing: float, multiple: int) -> Grid:
+    """The grid on which the network works: the fixed image's axes, isotropic, padded, same centre.
+
+    Parameters
+    ----------
+    fixed : sitk.Image
+        Defines axes and extent.
+    spacing : float
+        mm.
+    multiple : int
+        Each side is a multiple of so many voxels.
+    """
+    grid = Grid.of(fixed)
+    extents = np.array(grid.size) * grid.spacing
+    size = [max(1, math.ceil(round(e / spacing, 3) / multiple)) * multiple for e in extents]
+    steps = np.array(grid.direction).reshape(3, 3) * spacing
+    origin = grid.centre - steps @ ((np.array(size) - 1) / 2)
+    return Grid((size[0], size[1], size[2]), (spacing,) * 3, tuple(origin.tolist()), grid.direction)
+
+
+def resample(
+    image: sitk.Image, grid: Grid, transform: Optional[sitk.Transform] = None, nearest: bool = False
+) -> sitk.Image:
+    """An image seen on a grid, through a transform from the grid's points to the image's; 0 outside.
+
+    Where the grid is at least twice as coarse, voxels are averaged first, so that nothing aliases.
+    """
+    source = image if nearest else _average_down(image, grid.spacing)
+    return sitk.Resample(
+        source,
+        grid.size,
+        transform or sitk.Transform(3, sitk.sitkIdentity),
+        sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear,
+        grid.origin,
+        grid.spacing,
+        grid.direction,
+        0.0,
+        image.GetPixelID() if nearest else sitk.sitkFloat32,
+    )
+
+
+def _average_down(image: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
+    # The image's axes may point elsewhere: the finest step of the target is safe in every direction.
+    factors = [max(1, math.floor(min(spacing) / own + 1e-3)) for own in image.GetSpacing()]
+    if max(factors) == 1:
+        return image
+    missing = [-size % factor for size, factor in zip(image.GetSize(), factors)]
+    padded = sitk.ZeroFluxNeumannPad(image, [0, 0, 0], missing) if any(missing) else image
+    return sitk.BinShrink(sitk.Cast(padded, sitk.sitkFloat32), factors)
+
+
+def to_tensor(image: sitk.Image, device: Optional[torch.device] = None) -> Tensor:
+    """The voxels as ``(1, 1, K, J, I)`` float32; a vector image becomes ``(1, C, K, J, I)``."""
+    array = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32, copy=False))
+    channels = array[None] if array.ndim == 3 else array.permute(3, 0, 1, 2)
+    return channels[None].to(device)
+
+
+def to_image(tensor: Tensor, grid: Grid) -> sitk.Image:
+    """``(1, C, K, J, I)`` to an image on the grid: scalar for one channel, else a vector image as it is."""
+    array = tensor.detach()[0].float().cpu()
+    if array.shape[0] == 1:
+        return grid.place(sitk.GetImageFromArray(array[0].numpy()))
+    return grid.place(sitk.GetImageFromArray(array.permute(1, 2, 3, 0).contiguous().numpy(), isVector=True))
+
+
+def voxels_to_mm(field: Tensor, grid: Grid) -> Tensor:
+    """Vectors in voxels of the grid, channels (k, j, i), to LPS mm, channels (x, y, z): ``(N, 3, K, J, I)``."""
+    return _transform_vectors(grid.voxel_to_mm[:, ::-1], field)
+
+
+def mm_to_voxels(field: Tensor, grid: Grid) -> Tensor:
+    """The inverse of :func:`voxels_to_mm`."""
+    return _transform_vectors(np.linalg.inv(grid.voxel_to_mm)[::-1], field)
+
+
+def _transform_vectors(matrix: np.ndarray, field: Tensor) -> Tensor:
+    weight = torch.from_numpy(np.ascontiguousarray(matrix)).to(field)
+    return (weight @ field.flatten(2)).reshape(field.shape)
+
+
+def points_to_voxels(points: np.ndarray, grid: Grid) -> Tensor:
+    """Points ``(P, 3)`` in LPS mm to ``(P, 3)`` in voxels (k, j, i) of the grid."""
+    to_index = np.linalg.inv(grid.index_to_point)
+    return torch.from_numpy((points @ to_index[:3, :3].T + to_index[:3, 3])[:, ::-1].astype(np.float32))
+
+
+def displacement_transform(field_mm: Tensor, grid: Grid) -> sitk.DisplacementFieldTransform:
+    """A displacement ``(1, 3, K, J, I)`` in LPS mm as a transform; outside the grid it is the identity."""
+    image = to_image(field_mm, grid)
+    return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
+
+
+def affine_matrix(transform: sitk.Transform) -> np.ndarray:
+    """The 4 x 4 matrix of a linear transform, LPS mm."""
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    ends = [np.array(transform.TransformPoint(axis)) for axis in np.eye(3).tolist()]
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.stack([end - origin for end in ends], axis=1)
+    matrix[:3, 3] = origin
+    return matrix

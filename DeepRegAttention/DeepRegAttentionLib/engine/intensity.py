@@ -1,0 +1,103 @@
+"""From scanner intensities to the 0..1 that the networks see."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Optional, Tuple
+
+import numpy as np
+
+from .errors import ModelError
+
+# A value that fills less of the image's border than this is no background.
+_BACKGROUND_SHARE = 0.1
+# Percentiles of so many voxels are those of the image to within noise.
+_PERCENTILE_VOXELS = 200_000
+
+
+@dataclass(frozen=True)
+class IntensityRecipe:
+    """Which intensities become 0 and 1; those between are scaled linearly, those beyond are clipped.
+
+    Attributes
+    ----------
+    low_percentile, high_percentile : float
+        Percentiles of the foreground that become 0 and 1.
+    window : (float, float), optional
+        Fixed intensities that become 0 and 1 instead, such as Hounsfield units.
+    """
+
+    low_percentile: float = 0.5
+    high_percentile: float = 99.5
+    window: Optional[Tuple[float, float]] = None
+
+    def __post_init__(self) -> None:
+        _require_ascending("The percentiles of an intensity recipe", (self.low_percentile, self.high_percentile))
+        if self.low_percentile < 0 or self.high_percentile > 100:
+            raise ModelError("The percentiles of an intensity recipe must lie between 0 and 100.")
+        if self.window is not None:
+            _require_ascending("The window of an intensity recipe", self.window)
+            object.__setattr__(self, "window", tuple(self.window))
+
+
+def normalise(array: np.ndarray, recipe: IntensityRecipe) -> np.ndarray:
+    """Apply an intensity recipe.
+
+    Parameters
+    ----------
+    array : ndarray
+        Finite intensities of a whole image, ``(K, J, I)``.
+    recipe : IntensityRecipe
+        Percentiles are those of the voxels that differ from :func:`background_value`, so neither padding
+        nor the size of the empty surroundings changes the result; nor does scaling or shifting the
+        intensities.
+
+    Returns
+    -------
+    ndarray
+        float32 in 0..1, ``(K, J, I)``; all 0 for an image of one value.
+    """
+    low, high = recipe.window or _foreground_range(array, recipe)
+    if not high > low:
+        return np.zeros(array.shape, np.float32)
+    # Subtracted before the rounding to float32: a large offset must not eat the contrast.
+    scaled = np.subtract(array, low, dtype=np.result_type(array.dtype, np.float32))
+    scaled *= 1 / (high - low)
+    return np.clip(scaled, 0, 1, out=scaled).astype(np.float32, copy=False)
+
+
+def background_value(array: np.ndarray) -> float:
+    """The intensity of the surroundings of the object in ``(K, J, I)``.
+
+    That is the most frequent value on the six faces of the volume if it covers a tenth of them (padding,
+    skull stripping, a reconstruction's fixed air), else the minimum of the volume.
+    """
+    faces = [face.ravel() for axis in range(array.ndim) for face in _faces(array, axis)]
+    values, counts = np.unique(np.concatenate(faces), return_counts=True)
+    most = int(counts.argmax())
+    if counts[most] >= _BACKGROUND_SHARE * counts.sum():
+        return float(values[most])
+    return float(array.min())
+
+
+def _faces(array: np.ndarray, axis: int) -> Tuple[np.ndarray, np.ndarray]:
+    return array.take(0, axis), array.take(-1, axis)
+
+
+def _foreground_range(array: np.ndarray, recipe: IntensityRecipe) -> Tuple[float, float]:
+    foreground = array[array != background_value(array)]
+    if foreground.size:
+        # The foreground in its own order, hence the same voxels whatever the padding.
+        sample = foreground[:: max(1, foreground.size // _PERCENTILE_VOXELS)]
+        low, high = np.percentile(sample, (recipe.low_percentile, recipe.high_percentile))
+        if high > low:
+            return float(low), float(high)
+    # An object of a single value, such as a label: all the contrast is to its surroundings.
+    return float(array.min()), float(array.max())
+
+
+def _require_ascending(what: str, pair: Any) -> None:
+    two = isinstance(pair, (tuple, list)) and len(pair) == 2
+    if not two or not all(isinstance(n, (int, float)) and math.isfinite(n) for n in pair) or pair[0] >= pair[1]:
+        raise ModelError(f"{what} must be two ascending numbers; {pair} is not.")

@@ -1,0 +1,124 @@
+"""Every knob of a registration, validated, with its unit."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from .errors import OptionError
+
+PREALIGNMENTS: Tuple[str, ...] = ("none", "centre", "rigid", "affine")
+SIMILARITIES: Tuple[str, ...] = ("lncc", "mind", "mi", "mse")
+DEVICES: Tuple[str, ...] = ("auto", "cpu", "cuda", "mps")
+PRECISIONS: Tuple[str, ...] = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class RegistrationOptions:
+    """How one registration is done.
+
+    Attributes
+    ----------
+    model : str
+        Name of a shipped model, path of a ``.safetensors`` file, ``"auto"`` (chosen for the images) or
+        ``"none"`` (refinement alone, from zero).
+    prealign : {"none", "centre", "rigid", "affine"}
+        Linear alignment before the network.
+    refine : int
+        Steps of instance optimisation after the network; 0 turns it off.
+    similarity : {"lncc", "mind", "mi", "mse"}
+        What the refinement maximises.
+    regularization : float, optional
+        Weight of the smoothness in the refinement; None takes the model's own.
+    landmark_weight : float
+        Weight of given landmarks in the refinement, per squared voxel; 0 only measures them.
+    spacing : float, optional
+        Isotropic spacing of the working grid in mm; None takes the model's own.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where the network runs.
+    precision : {"auto", "float32", "bfloat16"}
+        Arithmetic of the convolutions; ``"auto"`` takes bfloat16 where it is fast.
+    maps : bool
+        Whether the explanatory maps (driving force, attention, ...) are made.
+    threads : int, optional
+        CPU threads; None takes all.
+    """
+
+    model: str = "auto"
+    prealign: str = "affine"
+    refine: int = 0
+    similarity: str = "lncc"
+    regularization: Optional[float] = None
+    landmark_weight: float = 0.0
+    spacing: Optional[float] = None
+    device: str = "auto"
+    precision: str = "auto"
+    maps: bool = True
+    threads: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        _require_choice("prealign", self.prealign, PREALIGNMENTS)
+        _require_choice("similarity", self.similarity, SIMILARITIES)
+        _require_choice("device", self.device, DEVICES)
+        _require_choice("precision", self.precision, PRECISIONS)
+        _require_kind("maps", self.maps, bool, "true or false")
+        _require_kind("refine", self.refine, int, "a whole number")
+        _require_range("refine", self.refine, 0, 10_000)
+        _require_whole("refine", self.refine)
+        _require_whole("threads", self.threads)
+        _require_range("landmark_weight", self.landmark_weight, 0.0, 1e4)
+        if self.model == "" or not isinstance(self.model, str):
+            raise OptionError("model must be the name or the path of a model, auto or none.")
+        if self.regularization is not None:
+            _require_range("regularization", self.regularization, 0.0, 1e4)
+        if self.spacing is not None:
+            _require_range("spacing", self.spacing, 0.05, 50.0)
+        if self.threads is not None:
+            _require_kind("threads", self.threads, int, "a whole number")
+            _require_range("threads", self.threads, 1, 1024)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> RegistrationOptions:
+        """Options from a mapping, such as a preset file; an unknown key raises OptionError with a suggestion.
+
+        The mapping may also hold the sections ``register`` (options; those beside it win) and ``train`` (for
+        training, not read here), as the presets do that tuning writes.
+        """
+        values = {**values.get("register", {}), **values}
+        values = {key: value for key, value in values.items() if key not in ("register", "train")}
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise OptionError(f"There is no option “{key}”{_suggestion(key, known)}.")
+        return cls(**values)
+
+    def to_dict(self) -> Dict[str, Any]:
+        """The options as plain values, for ``metrics.json``."""
+        return asdict(self)
+
+
+def _require_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = _suggestion(str(value), list(choices))
+        raise OptionError(f"{name} must be one of {', '.join(choices)}; “{value}” is not{hint}.")
+
+
+def _require_kind(name: str, value: Any, kind: type, words: str) -> None:
+    if type(value) is not kind:
+        raise OptionError(f"{name} must be {words}; “{value}” is not.")
+
+
+def _require_range(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise OptionError(f"{name} must lie between {low:g} and {high:g}; “{value}” does not.")
+
+
+def _require_whole(name: str, value: Optional[float]) -> None:
+    if value is not None and not isinstance(value, int):
+        raise OptionError(f"{name} must be a whole number; “{value}” is not.")
+
+
+def _suggestion(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean “{close[0]}”?)" if close else ""

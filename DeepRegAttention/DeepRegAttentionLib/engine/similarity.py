@@ -1,0 +1,146 @@
+"""Image similarities as losses: lower is better, each masked, each differentiable.
+
+Every function takes fixed and warped ``(N, 1, K, J, I)`` and an optional mask of the same shape with
+weights in 0..1, and returns a scalar.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Callable, Dict, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .fields import filter_axes
+
+FLAT = 1e-4
+"""Local variance of intensities in 0..1 (a contrast of 1 %) at which a place counts half."""
+
+SimilarityLoss = Callable[[Tensor, Tensor, Optional[Tensor]], Tensor]
+
+
+def masked_mean(values: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """Mean of ``(N, C, K, J, I)`` over the voxels, weighted by the mask ``(N, 1, K, J, I)`` if there is one."""
+    if mask is None:
+        return values.mean()
+    weight = mask.to(values.dtype)
+    return (values * weight).sum() / (weight.sum() * values.shape[1]).clamp_min(1e-6)
+
+
+def box_mean(image: Tensor, width: int) -> Tensor:
+    """Mean over a cube of ``width`` voxels (odd), clipped at the border, of ``(N, C, K, J, I)``."""
+    weights = [_box_matrix(n, width, image.device) for n in image.shape[2:]]
+    return filter_axes(image, weights)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _box_matrix(n: int, width: int, device: torch.device) -> Tensor:
+    position = torch.arange(n, device=device)
+    inside = (position[:, None] - position).abs() <= width // 2
+    return inside.float() / inside.sum(dim=1, keepdim=True)
+
+
+def lncc(fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None, width: int = 7) -> Tensor:
+    """One minus the squared local normalised cross-correlation in cubes of ``width`` voxels (0 is best).
+
+    Avants et al., 2008, equation 4, averaged over the places where the fixed image has contrast: where it is
+    flat a correlation means nothing, and a plain mean would reward stretching the moving image's contrast into
+    the background. With a mask, local means count masked voxels only.
+    """
+    weight = None if mask is None else box_mean(mask.float(), width).clamp_min(1e-3)
+    fixed, warped = fixed.float(), warped.float()
+
+    def local_mean(image: Tensor) -> Tensor:
+        if mask is None or weight is None:
+            return box_mean(image, width)
+        return box_mean(image * mask, width) / weight
+
+    moments = torch.cat([fixed, warped, fixed * fixed, warped * warped, fixed * warped], dim=1)
+    mean_f, mean_w, square_f, square_w, product = local_mean(moments).split(fixed.shape[1], dim=1)
+    covariance = product - mean_f * mean_w
+    variance_f = (square_f - mean_f * mean_f).clamp_min(0)
+    variance_w = (square_w - mean_w * mean_w).clamp_min(0)
+    squared = covariance * covariance / ((variance_f + 1e-6) * (variance_w + 1e-5))
+    informative = variance_f / (variance_f + FLAT)
+    if mask is not None:
+        informative = informative * mask
+    return 1 - (informative * squared).sum() / informative.sum().clamp_min(1e-6)
+
+
+def mse(fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    """Mean squared difference."""
+    return masked_mean((fixed.float() - warped.float()) ** 2, mask)
+
+
+def mutual_information(
+    fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None, bins: int = 32, samples: int = 60_000
+) -> Tensor:
+    """Negative normalised mutual information of the whole images (Studholme et al., 1999).
+
+    Intensities in 0..1 fall into ``bins`` Parzen windows (Gaussian, half a bin wide). Of larger images an
+    evenly spaced subset of ``samples`` voxels is taken, the same at each call. Ranges from -2 (best) to -1.
+    """
+    # Odd: sides are multiples of two, and a common factor would meet the same columns of every row.
+    stride = fixed.numel() // samples | 1
+    weight = None if mask is None else mask.float().flatten()[::stride]
+    a = _parzen_windows(fixed.float().flatten()[::stride], bins)
+    b = _parzen_windows(warped.float().flatten()[::stride], bins)
+    joint = a.T @ (b if weight is None else b * weight[:, None])
+    joint = joint / joint.sum().clamp_min(1e-6)
+    entropies = [_entropy(p) for p in (joint.sum(0), joint.sum(1), joint)]
+    return -(entropies[0] + entropies[1]) / entropies[2].clamp_min(1e-6)
+
+
+def _parzen_windows(values: Tensor, bins: int) -> Tensor:
+    centres = torch.linspace(0, 1, bins, device=values.device)
+    windows = torch.exp(-0.5 * ((values.clamp(0, 1)[:, None] - centres) * 2 * (bins - 1)) ** 2)
+    return windows / windows.sum(dim=1, keepdim=True)
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -(p * torch.log(p + 1e-10)).sum()
+
+
+def mind_ssc(fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None, dilation: int = 2) -> Tensor:
+    """Mean absolute difference of MIND-SSC descriptors, for images of different contrast."""
+    return masked_mean((mind_descriptor(fixed, dilation) - mind_descriptor(warped, dilation)).abs(), mask)
+
+
+def mind_descriptor(image: Tensor, dilation: int = 2, radius: int = 1) -> Tensor:
+    """Self-similarity context (Heinrich et al., 2013): ``(N, 1, K, J, I)`` to ``(N, 12, K, J, I)`` in 0..1.
+
+    Twelve patch distances between those pairs of the six neighbours that lie at right angles,
+    normalised by their own mean (the local noise).
+    """
+    padded = F.pad(image.float(), [dilation] * 6, mode="replicate")
+    pairs = _right_angle_pairs(dilation)
+    size = image.shape[2:]
+    distances = torch.cat([(_crop(padded, p, size) - _crop(padded, q, size)) ** 2 for p, q in pairs], dim=1)
+    distances = box_mean(distances, 2 * radius + 1)
+    distances = distances - distances.amin(dim=1, keepdim=True)
+    variance = distances.mean(dim=1, keepdim=True)
+    centre = variance.detach().mean()
+    variance = variance.clamp(1e-3 * float(centre) + 1e-8, 1e3 * float(centre) + 1e-6)
+    return torch.exp(-distances / variance)
+
+
+def _right_angle_pairs(d: int) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Corner positions in the padded image of the twelve pairs of orthogonal neighbours."""
+    neighbours = [(0, d, d), (2 * d, d, d), (d, 0, d), (d, 2 * d, d), (d, d, 0), (d, d, 2 * d)]
+    return [(p, q) for i, p in enumerate(neighbours) for q in neighbours[i + 1 :] if neighbours.index(q) // 2 != i // 2]
+
+
+def _crop(image: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    (k, j, i), (nk, nj, ni) = start, size
+    return image[:, :, k : k + nk, j : j + nj, i : i + ni]
+
+
+SIMILARITY_LOSSES: Dict[str, SimilarityLoss] = {
+    "lncc": lncc,
+    "mind": mind_ssc,
+    "mi": mutual_information,
+    "mse": mse,
+}
