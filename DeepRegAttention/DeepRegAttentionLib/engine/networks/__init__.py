@@ -1,0 +1,68 @@
+"""The networks. Each returns a :class:`~DeepRegAttentionLib.engine.networks.blocks.NetworkOutput`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Tuple
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from .blocks import RegistrationNetwork
+
+# Name to module and class: a network, and torch with it, is imported only when it is asked for.
+_CLASSES: Dict[str, Tuple[str, str]] = {
+    "drivenmorph": ("drivenmorph", "DrivenMorph"),
+    "adregnet": ("adregnet", "ADRegNet"),
+}
+NETWORKS: Tuple[str, ...] = tuple(_CLASSES)
+SPATIALLY_VARYING = "spatially_varying"
+"""The setting that every network has beside the arguments of its constructor."""
+
+
+def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNetwork:
+    """A new network with untrained weights, in float32 on the CPU.
+
+    Parameters
+    ----------
+    name : {"drivenmorph", "adregnet"}
+        Which network.
+    configuration : mapping
+        Arguments of its constructor; those left out take their defaults. With ``spatially_varying: true`` any
+        network also predicts how strongly each place is regularized
+        (:class:`~DeepRegAttentionLib.engine.networks.adaptive.SpatiallyVarying`).
+
+    Raises
+    ------
+    ModelError
+        If there is no such network, or it cannot be built with this configuration.
+    """
+    if name not in _CLASSES:
+        raise ModelError(f"There is no network “{name}”; the networks are {', '.join(NETWORKS)}.")
+    module, class_name = _CLASSES[name]
+    constructor = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
+    arguments = dict(configuration)
+    varying = arguments.pop(SPATIALLY_VARYING, False)
+    if not isinstance(varying, bool):
+        raise ModelError(f"“{SPATIALLY_VARYING}” of the network {name} must be true or false, not “{varying}”.")
+    _require_arguments(name, constructor, arguments)
+    try:
+        network = constructor(**arguments)
+        return _with_local_strength(network) if varying else network
+    except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"The network {name} cannot be built with {dict(configuration)}: {reason}.") from error
+
+
+def _with_local_strength(network: RegistrationNetwork) -> RegistrationNetwork:
+    from .adaptive import SpatiallyVarying
+
+    return SpatiallyVarying(network)
+
+
+def _require_arguments(name: str, constructor: Callable[..., Any], configuration: Mapping[str, Any]) -> None:
+    known = [*inspect.signature(constructor).parameters, SPATIALLY_VARYING]
+    unknown = [key for key in configuration if key not in known]
+    if unknown:
+        raise ModelError(f"The network {name} has no setting “{unknown[0]}”; its settings are {', '.join(known)}.")

@@ -1,0 +1,149 @@
+"""AD-RegNet: two images attend to each other, and a field per resolution is fused by learned weights.
+
+"Attention-Driven Framework for Non-Rigid Medical Image Registration" (arXiv 2602.07088).
+"""
+
+from __future__ import annotations
+
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..fields import exponentiate, resize, resize_field, smooth, warp
+from .attention import BidirectionalCrossAttention, Matches, RegionalAttention
+from .blocks import DecoderBlock, Encoder, NetworkOutput, RegistrationNetwork, set_to_zero
+
+
+class LevelResult(NamedTuple):
+    """What one level contributes; all ``(N, ., k, j, i)``."""
+
+    features: Tensor
+    """Decoded and gated, ``C`` channels."""
+    velocity: Tensor
+    """Fused with the coarser levels, three channels, voxels of this level."""
+    gate: Tensor
+    """The regional gate in 0..1, one channel."""
+    matches: Optional[Tuple[Matches, Matches]]
+    """Fixed to moving and moving to fixed, where this level attends."""
+
+
+class Level(nn.Module):
+    """One resolution of the decoder: attend, decode, gate, move, fuse.
+
+    Parameters
+    ----------
+    channels : int
+        Of the encoder's features and of the result.
+    coarser : int
+        Channels of the coarser level's result; 0 at the coarsest.
+    attention : BidirectionalCrossAttention, optional
+        How the two images attend to each other here.
+    """
+
+    def __init__(self, channels: int, coarser: int, attention: Optional[BidirectionalCrossAttention]) -> None:
+        super().__init__()
+        self.attention = attention
+        skip = 3 * channels + (8 if attention is not None else 0)
+        self.decoder = DecoderBlock(skip, coarser, channels)
+        self.regions = RegionalAttention(channels)
+        self.velocity = nn.Conv3d(channels, 3, 3, padding=1)
+        # Training starts close to the identity, but not at it: there no gradient would reach the features.
+        set_to_zero(self.velocity)
+        nn.init.normal_(self.velocity.weight, std=0.01)
+        self.fusion = FieldFusion(channels) if coarser else None
+
+    def forward(self, fixed: Tensor, moving: Tensor, coarser: Optional[LevelResult]) -> LevelResult:
+        """Fixed and warped moving features ``(N, C, k, j, i)``, and the coarser level's result."""
+        matches, hints = None, []
+        if self.attention is not None:
+            fixed, moving, forward, backward = self.attention(fixed, moving)
+            matches = (forward, backward)
+            hints = [part for match in matches for part in (match.offset, match.certainty)]
+        skip = torch.cat([fixed, moving, fixed - moving, *hints], dim=1)
+        decoded = self.decoder(skip, None if coarser is None else coarser.features)
+        features, gate = self.regions(decoded)
+        velocity = smooth(self.velocity(features).float(), 1.0)
+        if self.fusion is not None and coarser is not None:
+            velocity = self.fusion(features, coarser.velocity, velocity)
+        return LevelResult(features, velocity, gate, matches)
+
+
+class FieldFusion(nn.Module):
+    """Two velocities become one: ``a(x)`` times the coarser plus ``b(x)`` times the finer.
+
+    The learned weights are positive and add up to two, so that equal trust in both adds them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weights = nn.Conv3d(channels, 2, 1)
+        set_to_zero(self.weights)
+
+    def forward(self, features: Tensor, coarser: Tensor, finer: Tensor) -> Tensor:
+        """Features ``(N, C, K, J, I)`` weigh velocities ``(N, 3, k, j, i)`` and ``(N, 3, K, J, I)``."""
+        a, b = (2 * smooth(self.weights(features).float(), 1.0).softmax(dim=1)).split(1, dim=1)
+        return a * resize_field(coarser, finer.shape[2:]) + b * finer
+
+
+class ADRegNet(RegistrationNetwork):
+    """The network: ``(N, 1, K, J, I)`` fixed and moving in 0..1 to a :class:`NetworkOutput`.
+
+    A shared U-Net encoder sees both images. From coarse to fine, the moving features are warped by the field so
+    far and both attend to each other: every voxel to every voxel on the coarsest level, within windows
+    above, not at all on the finest. A velocity per level is fused with those before and integrated, so
+    that each displacement is the exponential of the velocity beside it.
+
+    Its maps, all on the fixed grid:
+
+    - ``attention``: the regional gate of the finest level, the mean factor over the channels that the features
+      are multiplied with before they become motion. 0: nothing of this voxel moves anything.
+    - ``attention_forward``: how certain the match fixed to moving is, on the finest level that attends: one
+      minus the variance of the attended position relative to that of uniform attention over the window.
+      1: a single place; 0: anywhere in the window.
+    - ``attention_backward``: the same from the warped moving image to the fixed one.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Features per level, fine to coarse; each level halves the resolution.
+    window : int
+        Width of the windows of attention, voxels of their level.
+    """
+
+    def __init__(self, channels: Sequence[int] = (8, 16, 32, 64), window: int = 4) -> None:
+        super().__init__()
+        if len(channels) < 2 or window < 2:
+            raise ValueError("it needs at least two levels and windows of at least two voxels")
+        self.multiple = 2 ** (len(channels) - 1)
+        self.feature_channels = tuple(channels)[::-1]
+        self.encoder = Encoder(channels)
+        windows: list[Optional[int]] = [None, *[window] * (len(channels) - 2)]
+        attentions = [BidirectionalCrossAttention(c, w) for c, w in zip(self.feature_channels, windows)]
+        self.levels = nn.ModuleList(
+            Level(c, coarser, attention)
+            for c, coarser, attention in zip(self.feature_channels, (0, *self.feature_channels), [*attentions, None])
+        )
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
+        """Register; K, J and I must be multiples of ``self.multiple``."""
+        output = NetworkOutput([], [])
+        result: Optional[LevelResult] = None
+        matches: Optional[Tuple[Matches, Matches]] = None
+        for f, m, level in zip(self.encoder(fixed)[::-1], self.encoder(moving)[::-1], self.levels):
+            if output.displacements:
+                m = warp(m, resize_field(output.displacement, f.shape[2:]))
+            result = level(f, m, result)
+            matches = result.matches or matches
+            output.velocities.append(result.velocity)
+            output.displacements.append(exponentiate(result.velocity))
+            output.features.append(result.features)
+        assert result is not None
+        assert matches is not None
+        output.maps = _maps(result, matches, fixed.shape[2:])
+        return output
+
+
+def _maps(finest: LevelResult, matches: Tuple[Matches, Matches], shape: Sequence[int]) -> Dict[str, Tensor]:
+    forward, backward = (resize(match.certainty, shape) for match in matches)
+    return {"attention": finest.gate, "attention_forward": forward, "attention_backward": backward}

@@ -1,0 +1,138 @@
+"""What the networks share: their answer, convolution blocks, the feature pyramid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..fields import resize
+
+
+@dataclass
+class NetworkOutput:
+    """What every network returns, coarse to fine.
+
+    Attributes
+    ----------
+    displacements : list of Tensor
+        Total displacement after each level, ``(N, 3, k, j, i)`` in voxels of that level.
+    velocities : list of Tensor
+        Stationary velocity of each level, same shapes and units: what the level adds, or, where a network
+        fuses its levels, the fusion up to this level.
+    forces : list of Tensor
+        Driving force of each level in voxels of that level; empty where a method has none.
+    maps : dict of str to Tensor
+        Explanatory maps in 0..1 on the finest level, ``(N, 1, K, J, I)``.
+    features : list of Tensor
+        Features for additional decoders, one per level, ``(N, C_l, k, j, i)``.
+    regularization : Tensor, optional
+        Relative local strength w(x) of the regularization in (0, 1) on the finest level, ``(N, 1, K, J, I)``:
+        lambda(x) is the maximum strength times w(x).
+    """
+
+    displacements: List[Tensor]
+    velocities: List[Tensor]
+    forces: List[Tensor] = field(default_factory=list)
+    maps: Dict[str, Tensor] = field(default_factory=dict)
+    features: List[Tensor] = field(default_factory=list)
+    regularization: Optional[Tensor] = None
+
+    @property
+    def displacement(self) -> Tensor:
+        """The answer: ``(N, 3, K, J, I)``, voxels of the working grid."""
+        return self.displacements[-1]
+
+    def to(self, device: str) -> NetworkOutput:
+        """A copy on a device, detached from the computation that made it."""
+
+        def moved(tensors: List[Tensor]) -> List[Tensor]:
+            return [tensor.detach().to(device) for tensor in tensors]
+
+        return NetworkOutput(
+            moved(self.displacements),
+            moved(self.velocities),
+            moved(self.forces),
+            {name: tensor.detach().to(device) for name, tensor in self.maps.items()},
+            moved(self.features),
+            None if self.regularization is None else self.regularization.detach().to(device),
+        )
+
+
+class RegistrationNetwork(nn.Module):
+    """What every network is: ``(N, 1, K, J, I)`` fixed and moving in 0..1 to a :class:`NetworkOutput`.
+
+    Attributes
+    ----------
+    multiple : int
+        K, J and I must be multiples of it.
+    feature_channels : tuple of int
+        Channels of the output's features, coarse to fine.
+    """
+
+    multiple: int
+    feature_channels: Tuple[int, ...]
+
+
+def set_to_zero(layer: nn.Module) -> None:
+    """Start a layer with zero weights and bias."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution, instance normalisation, leaky rectifier."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv3d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.InstanceNorm3d(outputs, affine=True),
+            nn.LeakyReLU(0.1, inplace=True),
+        )
+
+
+class Encoder(nn.Module):
+    """A feature pyramid: one image ``(N, 1, K, J, I)`` to features from fine to coarse, halving each time."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(ConvBlock(1, channels[0]), ConvBlock(channels[0], channels[0]))
+        self.stages = nn.ModuleList(
+            nn.Sequential(ConvBlock(a, b, stride=2), ConvBlock(b, b)) for a, b in zip(channels, channels[1:])
+        )
+
+    def forward(self, image: Tensor) -> List[Tensor]:
+        """``(N, 1, K, J, I)`` to one ``(N, C_l, K / 2^l, J / 2^l, I / 2^l)`` per level."""
+        features = [self.stem(image)]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return features
+
+
+class DecoderBlock(nn.Module):
+    """One step up a U-Net: coarser features join those of this level, then two convolutions.
+
+    Parameters
+    ----------
+    skip : int
+        Channels that come from this level.
+    coarser : int
+        Channels of the coarser level; 0 at the coarsest.
+    outputs : int
+        Channels of the result.
+    """
+
+    def __init__(self, skip: int, coarser: int, outputs: int) -> None:
+        super().__init__()
+        # Narrowed before it is enlarged: interpolating is what costs on the finest level.
+        self.narrow = nn.Conv3d(coarser, outputs, 1) if coarser else None
+        inputs = skip + (outputs if coarser else 0)
+        self.convolutions = nn.Sequential(ConvBlock(inputs, outputs), ConvBlock(outputs, outputs))
+
+    def forward(self, skip: Tensor, coarser: Optional[Tensor] = None) -> Tensor:
+        """``(N, skip, K, J, I)`` and ``(N, coarser, k, j, i)`` to ``(N, outputs, K, J, I)``."""
+        if self.narrow is not None and coarser is not None:
+            skip = torch.cat([skip, resize(self.narrow(coarser), skip.shape[2:])], dim=1)
+        return self.convolutions(skip)

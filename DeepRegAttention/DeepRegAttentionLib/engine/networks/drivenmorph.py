@@ -1,0 +1,175 @@
+"""DrivenMorph: attention computes a driving force, a neural Demons layer turns it into motion.
+
+"Bridging Attention Mechanism and Variational Image Registration via Difference Modeling" (arXiv 2606.30183).
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..fields import compose, exponentiate, gradient, resize, resize_field, smooth, warp
+from .attention import GlobalSelfAttention, LocalAttention, certainty
+from .blocks import ConvBlock, Encoder, NetworkOutput, RegistrationNetwork, set_to_zero
+
+
+class Comparison(NamedTuple):
+    """What difference modelling says of one level; all ``(N, ., k, j, i)``."""
+
+    difference: Tensor
+    """d_c = F_c - M_c, ``C`` channels."""
+    weight: Tensor
+    """w_c in (0, 1), ``C`` channels."""
+    certainty: Tensor
+    """Certainty of the match in 0..1, one channel."""
+    features: Tensor
+    """The coherent comparison itself, ``C`` channels."""
+
+
+class DifferenceModel(nn.Module):
+    """The semantic discrepancy of two feature maps: a difference per channel, weighted by attention."""
+
+    def __init__(self, channels: int, radius: int, coarsest: bool) -> None:
+        super().__init__()
+        self.cross = LocalAttention(channels, max(4, channels // 2), radius)
+        self.compare = ConvBlock(3 * channels, channels)
+        self.coherence = GlobalSelfAttention(channels) if coarsest else LocalSelfAttention(channels, radius)
+        self.weight = nn.Conv3d(channels, channels, 1)
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Comparison:
+        """Compare the fixed features with the warped moving features, both ``(N, C, k, j, i)``."""
+        matched, attention = self.cross(fixed, moving)
+        difference = fixed - moving
+        features = self.coherence(self.compare(torch.cat([fixed, matched, difference], dim=1)))
+        return Comparison(difference.float(), self.weight(features).float().sigmoid(), certainty(attention), features)
+
+
+class LocalSelfAttention(nn.Module):
+    """A feature map attends to its own neighbourhood, at half the resolution; added to its input.
+
+    Coherence is a property of regions: half the resolution doubles the reach at an eighth of the cost.
+    """
+
+    def __init__(self, channels: int, radius: int) -> None:
+        super().__init__()
+        self.attention = LocalAttention(channels, radius=radius)
+        self.output = nn.Conv3d(channels, channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(N, C, k, j, i)``, even sizes, to the same shape."""
+        regions = F.avg_pool3d(features, 2)
+        gathered = self.output(self.attention(regions, regions)[0])
+        return features + resize(gathered, features.shape[2:])
+
+
+class NeuralDemons(nn.Module):
+    """Difference and attention to force, force to velocity.
+
+    force = sum_c w_c d_c g_c / (sum_c w_c |g_c|^2 + a^2 sum_c w_c d_c^2 + eps), with
+    g_c = (grad F_c + grad M_c) / 2: the symmetric Demons force carried to latent channels. ``a`` is learned.
+    """
+
+    def __init__(self, width: int = 16, sigma: float = 1.0) -> None:
+        super().__init__()
+        self.sigma = sigma
+        self.log_stabiliser = nn.Parameter(torch.tensor(-0.7))
+        self.gain = nn.Parameter(torch.tensor(1.0))
+        self.smoothing = nn.Sequential(
+            nn.Conv3d(5, width, 3, padding=1),
+            nn.LeakyReLU(0.1, inplace=True),
+            nn.Conv3d(width, width, 3, padding=2, dilation=2),
+            nn.LeakyReLU(0.1, inplace=True),
+            nn.Conv3d(width, 3, 3, padding=1),
+        )
+        # Training starts from classic Demons: a smoothed force and nothing else.
+        set_to_zero(self.smoothing[-1])
+
+    def force(self, fixed: Tensor, moving: Tensor, comparison: Comparison) -> Tensor:
+        """The driving force ``(N, 3, k, j, i)`` in voxels of this level."""
+        difference, weight = comparison.difference, comparison.weight
+        slope = gradient((fixed + moving).float() / 2)
+        weighted = weight * difference
+        pull = (weighted[:, :, None] * slope).sum(dim=1)
+        steepness = (weight * slope.square().sum(dim=2)).sum(dim=1, keepdim=True)
+        stabiliser = (2 * self.log_stabiliser).exp() * (weighted * difference).sum(dim=1, keepdim=True)
+        return pull / (steepness + stabiliser + 1e-3)
+
+    def forward(self, force: Tensor, comparison: Comparison) -> Tensor:
+        """Force and its reliability to a smooth velocity ``(N, 3, k, j, i)``."""
+        reliability = comparison.weight.mean(dim=1, keepdim=True)
+        motion = self.smoothing(torch.cat([force, reliability, comparison.certainty], dim=1)).float()
+        return smooth(self.gain * force + motion, self.sigma)
+
+
+class DrivenMorph(RegistrationNetwork):
+    """The network: ``(N, 1, K, J, I)`` fixed and moving in 0..1 to a :class:`NetworkOutput`.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Features per level, fine to coarse; each level halves the resolution.
+    radius : int
+        Half the neighbourhood of the local attentions.
+    """
+
+    def __init__(self, channels: Sequence[int] = (8, 16, 32, 48), radius: int = 1) -> None:
+        super().__init__()
+        self.multiple = 2 ** (len(channels) - 1)
+        self.encoder = Encoder(channels)
+        self.feature_channels = tuple(channels)[::-1]
+        self.comparisons = nn.ModuleList(
+            DifferenceModel(c, radius, coarsest=n == 0) for n, c in enumerate(self.feature_channels)
+        )
+        self.demons = nn.ModuleList(NeuralDemons() for _ in self.feature_channels)
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
+        """Register; K, J and I must be multiples of ``self.multiple``."""
+        fixed_pyramid, moving_pyramid = self.encoder(fixed)[::-1], self.encoder(moving)[::-1]
+        output = NetworkOutput([], [])
+        displacement: Optional[Tensor] = None
+        comparison: Optional[Comparison] = None
+        for f, m, compare, demons in zip(fixed_pyramid, moving_pyramid, self.comparisons, self.demons):
+            if displacement is not None:
+                displacement = resize_field(displacement, f.shape[2:])
+                m = warp(m, displacement)
+            assert isinstance(demons, NeuralDemons)
+            comparison = compare(f, m)
+            force = demons.force(f, m, comparison)
+            velocity = demons(force, comparison)
+            step = exponentiate(velocity)
+            displacement = step if displacement is None else compose(displacement, step)
+            output.displacements.append(displacement)
+            output.velocities.append(velocity)
+            output.forces.append(force)
+            output.features.append(comparison.features)
+        assert comparison is not None
+        output.maps = _attention_maps(comparison)
+        return output
+
+
+def _attention_maps(comparison: Comparison) -> Dict[str, Tensor]:
+    return {"attention": comparison.weight.mean(dim=1, keepdim=True), "certainty": comparison.certainty}
+
+
+def total_force(forces: List[Tensor]) -> Tensor:
+    """The forces of all levels added up on the finest one: ``(N, 3, K, J, I)``, voxels of that level."""
+    shape = forces[-1].shape[2:]
+    return torch.stack([resize_field(force, shape) for force in forces]).sum(dim=0)
+
+
+def force_agreement(force: Tensor, displacement: Tensor) -> Dict[str, Tensor]:
+    """How force and deformation, both ``(N, 3, K, J, I)``, go together over the volume.
+
+    Returns
+    -------
+    dict
+        ``cosine``: cosine between the two fields taken as one long vector each; ``magnitude``: Pearson
+        correlation of their lengths.
+    """
+    dot = (force * displacement).sum()
+    cosine = dot / (force.norm() * displacement.norm()).clamp_min(1e-6)
+    lengths = torch.stack([force.norm(dim=1).flatten(), displacement.norm(dim=1).flatten()])
+    return {"cosine": cosine, "magnitude": torch.corrcoef(lengths)[0, 1]}

@@ -1,0 +1,94 @@
+"""AD-RegNet: shapes, gradients, fusion, a shift, and learning a real pair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DeepRegAttentionLib.engine.errors import ModelError
+from DeepRegAttentionLib.engine.fields import exponentiate, jacobian_determinant, resize_field, warp
+from DeepRegAttentionLib.engine.networks import build_network
+from DeepRegAttentionLib.engine.networks.adregnet import FieldFusion
+from DeepRegAttentionLib.engine.similarity import lncc
+from DeepRegAttentionLib.training.objective import objective
+from DeepRegAttentionLib.training.options import LossWeights
+from networks_common import hippocampus_pair, shift_error, small_network, texture, train
+
+
+def test_shapes_coarse_to_fine():
+    fixed, moving = texture(16, 24, 40, seed=1), texture(16, 24, 40, seed=2)
+    network = build_network("adregnet", {})
+    output = network(fixed.repeat(2, 1, 1, 1, 1), moving.repeat(2, 1, 1, 1, 1))
+    sizes = [(2, 3, 5), (4, 6, 10), (8, 12, 20), (16, 24, 40)]
+    assert network.multiple == 8
+    for vectors in (output.displacements, output.velocities):
+        assert [tuple(v.shape) for v in vectors] == [(2, 3, *size) for size in sizes]
+    channels = [tuple(f.shape) for f in output.features]
+    assert channels == [(2, c, *size) for c, size in zip(network.feature_channels, sizes)]
+    assert set(output.maps) == {"attention", "attention_forward", "attention_backward"}
+    for values in output.maps.values():
+        assert values.shape == (2, 1, 16, 24, 40)
+        assert 0 <= float(values.min()) < float(values.max()) <= 1
+
+
+def test_its_size():
+    count = sum(p.numel() for p in build_network("adregnet", {}).parameters())
+    assert 500_000 < count < 1_500_000
+
+
+@pytest.mark.parametrize("configuration", [{"channels": [8]}, {"window": 1}, {"windows": 4}])
+def test_a_configuration_that_cannot_be_built(configuration):
+    with pytest.raises(ModelError, match="adregnet"):
+        build_network("adregnet", configuration)
+
+
+def test_each_displacement_is_the_exponential_of_its_velocity():
+    output = small_network("adregnet")(texture(16, 16, 16, seed=1), texture(16, 16, 16, seed=2))
+    for displacement, velocity in zip(output.displacements, output.velocities):
+        torch.testing.assert_close(displacement, exponentiate(velocity))
+
+
+def test_fusion_adds_at_first_and_then_weighs_by_place():
+    fusion, features = FieldFusion(4), torch.zeros(1, 4, 8, 8, 8)
+    features[:, :, :, :, 4:] = 1
+    coarser, finer = torch.randn(1, 3, 4, 4, 4), torch.randn(1, 3, 8, 8, 8)
+    torch.testing.assert_close(fusion(features, coarser, finer), resize_field(coarser, (8, 8, 8)) + finer)
+    with torch.no_grad():
+        fusion.weights.weight.copy_(torch.tensor([-20.0, 20.0]).reshape(2, 1, 1, 1, 1).expand(2, 4, 1, 1, 1))
+    fused = fusion(features, coarser, finer)
+    torch.testing.assert_close(fused[..., 7], 2 * finer[..., 7])
+    torch.testing.assert_close(fused[..., 0], resize_field(coarser, (8, 8, 8))[..., 0] + finer[..., 0])
+
+
+def test_gradients_reach_every_parameter():
+    network = small_network("adregnet")
+    batch = {"fixed": texture(16, 16, 16, seed=1), "moving": texture(16, 16, 16, seed=2)}
+    objective(network(batch["fixed"], batch["moving"]), batch, LossWeights())["total"].backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert silent == []
+
+
+def test_swapping_the_images_swaps_what_each_sees_on_the_coarsest_level():
+    network = small_network("adregnet")
+    pyramids = [network.encoder(texture(16, 16, 24, seed=seed))[-1] for seed in (1, 2)]
+    forward, backward = network.levels[0](*pyramids, None).matches
+    other_forward, other_backward = network.levels[0](*pyramids[::-1], None).matches
+    torch.testing.assert_close(forward.offset, other_backward.offset)
+    torch.testing.assert_close(backward.certainty, other_forward.certainty)
+
+
+def test_shifted_images_give_the_shifted_field():
+    # Windows of 4 voxels on the middle of three levels: 8 voxels of the image. The attention to everything is
+    # what does not shift exactly: some of what it sees falls out of the image.
+    assert shift_error(small_network("adregnet"), shift=8) < 0.1
+
+
+def test_learns_a_real_pair_without_folds(data_folder):
+    batch = hippocampus_pair(data_folder)
+    network = small_network("adregnet")
+    train(network, batch, LossWeights(diffusion=0.2), steps=25)
+    with torch.no_grad():
+        output = network(batch["fixed"], batch["moving"])
+    before = float(lncc(batch["fixed"], batch["moving"]))
+    after = float(lncc(batch["fixed"], warp(batch["moving"], output.displacement)))
+    assert after < before - 0.15
+    assert float(jacobian_determinant(output.displacement).min()) > 0

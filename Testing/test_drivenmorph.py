@@ -1,0 +1,115 @@
+"""DrivenMorph: the force formula and its direction, shapes, gradients, a shift, and learning a real pair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DeepRegAttentionLib.engine.fields import jacobian_determinant, warp
+from DeepRegAttentionLib.engine.networks import build_network
+from DeepRegAttentionLib.engine.networks.drivenmorph import Comparison, NeuralDemons, force_agreement, total_force
+from DeepRegAttentionLib.engine.similarity import lncc
+from DeepRegAttentionLib.training.objective import objective
+from DeepRegAttentionLib.training.options import LossWeights
+from networks_common import hippocampus_pair, shift_error, small_network, texture, train
+
+
+def comparison_of(fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor) -> Comparison:
+    return Comparison(fixed - moving, weight, weight.mean(dim=1, keepdim=True), fixed)
+
+
+def blob(centre: float) -> torch.Tensor:
+    k, j, i = torch.meshgrid(*[torch.arange(16.0)] * 3, indexing="ij")
+    return torch.exp(-((k - 7.5) ** 2 + (j - 7.5) ** 2 + (i - centre) ** 2) / 18)[None, None]
+
+
+def test_the_force_is_the_formula_at_every_voxel():
+    fixed, moving = texture(5, 6, 7, seed=1).repeat(1, 3, 1, 1, 1), texture(5, 6, 7, seed=2).repeat(1, 3, 1, 1, 1)
+    fixed = fixed * torch.tensor([1.0, 2.0, 0.5]).reshape(1, 3, 1, 1, 1)
+    weight = texture(5, 6, 7, seed=3).repeat(1, 3, 1, 1, 1) * torch.tensor([0.3, 0.6, 0.9]).reshape(1, 3, 1, 1, 1)
+    demons = NeuralDemons()
+    force = demons.force(fixed, moving, comparison_of(fixed, moving, weight))
+    k, j, i = 2, 3, 4
+    above, below = torch.zeros(3), 1e-3
+    for c in range(3):
+        mean = ((fixed + moving) / 2)[0, c]
+        slope = torch.stack(
+            [
+                (mean[k + 1, j, i] - mean[k - 1, j, i]) / 2,
+                (mean[k, j + 1, i] - mean[k, j - 1, i]) / 2,
+                (mean[k, j, i + 1] - mean[k, j, i - 1]) / 2,
+            ]
+        )
+        d, w = (fixed - moving)[0, c, k, j, i], weight[0, c, k, j, i]
+        above = above + w * d * slope
+        below = below + w * (slope**2).sum() + demons.log_stabiliser.exp() ** 2 * w * d**2
+    torch.testing.assert_close(force[0, :, k, j, i], above / below)
+
+
+@pytest.mark.parametrize("shift", [-2.0, 2.0])
+def test_the_force_points_to_where_the_fixed_content_lies_in_the_moving_image(shift):
+    fixed, moving = blob(7.5), blob(7.5 + shift)
+    demons = NeuralDemons()
+    force = demons.force(fixed, moving, comparison_of(fixed, moving, torch.ones_like(fixed)))
+    mean = force.mean(dim=(0, 2, 3, 4)) * shift
+    assert float(mean[2]) > 100 * float(mean[:2].abs().max())
+    assert float((force[:, 2] * shift)[(fixed + moving)[:, 0] > 0.2].min()) > -0.05
+    velocity = demons(force, comparison_of(fixed, moving, torch.ones_like(fixed)))
+    assert float((warp(moving, velocity) - fixed).square().mean()) < 0.6 * float((moving - fixed).square().mean())
+
+
+def test_agreement_of_a_field_with_itself_and_its_opposite():
+    field = torch.randn(1, 3, 4, 4, 4)
+    assert float(force_agreement(field, 3 * field)["cosine"]) == pytest.approx(1, abs=1e-5)
+    opposite = force_agreement(field, -field)
+    assert float(opposite["cosine"]) == pytest.approx(-1, abs=1e-5)
+    assert float(opposite["magnitude"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_equal_images_stay_where_they_are():
+    image = texture(16, 16, 24)
+    output = build_network("drivenmorph", {})(image, image)
+    assert float(output.displacement.abs().max()) < 1e-5
+    assert all(float(force.abs().max()) < 1e-5 for force in output.forces)
+
+
+def test_shapes_coarse_to_fine():
+    fixed, moving = texture(16, 24, 32, seed=1), texture(16, 24, 32, seed=2)
+    network = build_network("drivenmorph", {})
+    output = network(fixed.repeat(2, 1, 1, 1, 1), moving.repeat(2, 1, 1, 1, 1))
+    sizes = [(2, 3, 4), (4, 6, 8), (8, 12, 16), (16, 24, 32)]
+    assert network.multiple == 8
+    for vectors in (output.displacements, output.velocities, output.forces):
+        assert [tuple(v.shape) for v in vectors] == [(2, 3, *size) for size in sizes]
+    channels = [tuple(f.shape) for f in output.features]
+    assert channels == [(2, c, *size) for c, size in zip(network.feature_channels, sizes)]
+    assert total_force(output.forces).shape == (2, 3, 16, 24, 32)
+    assert set(output.maps) == {"attention", "certainty"}
+    for values in output.maps.values():
+        assert values.shape == (2, 1, 16, 24, 32)
+        assert 0 <= float(values.min()) < float(values.max()) <= 1
+
+
+def test_gradients_reach_every_parameter():
+    network = small_network("drivenmorph")
+    batch = {"fixed": texture(16, 16, 16, seed=1), "moving": texture(16, 16, 16, seed=2)}
+    train(network, batch, LossWeights(), steps=1)
+    network.zero_grad()
+    objective(network(batch["fixed"], batch["moving"]), batch, LossWeights())["total"].backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert silent == []
+
+
+def test_shifted_images_give_the_shifted_field():
+    assert shift_error(small_network("drivenmorph"), shift=small_network("drivenmorph").multiple) < 1e-3
+
+
+def test_learns_a_real_pair_without_folds(data_folder):
+    batch = hippocampus_pair(data_folder)
+    network = small_network("drivenmorph")
+    train(network, batch, LossWeights(diffusion=0.2), steps=20)
+    with torch.no_grad():
+        output = network(batch["fixed"], batch["moving"])
+    before = float(lncc(batch["fixed"], batch["moving"]))
+    after = float(lncc(batch["fixed"], warp(batch["moving"], output.displacement)))
+    assert after < before - 0.15
+    assert float(jacobian_determinant(output.displacement).min()) > 0

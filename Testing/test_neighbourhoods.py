@@ -1,0 +1,38 @@
+"""The products of local attention, against plain loops and against numerical gradients."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from DeepRegAttentionLib.engine.networks.neighbourhoods import neighbour_products, neighbour_sum
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.double, requires_grad=True)
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+def test_against_a_loop_over_voxels(radius):
+    torch.manual_seed(0)
+    shape, count = (3, 4, 5), (2 * radius + 1) ** 3
+    query, key, weights = random(1, 2, *shape), random(1, 2, *shape), random(1, count, *shape)
+    products, total = neighbour_products(query, key, radius), neighbour_sum(weights, key, radius)
+    for voxel in itertools.product(*map(range, shape)):
+        gathered = torch.zeros(2, dtype=torch.double)
+        for n, step in enumerate(itertools.product(range(-radius, radius + 1), repeat=3)):
+            k, j, i = (min(max(v + s, 0), n_ - 1) for v, s, n_ in zip(voxel, step, shape))
+            neighbour = key[0, :, k, j, i]
+            assert torch.allclose(products[0, n][voxel], query[0][:, voxel[0], voxel[1], voxel[2]] @ neighbour)
+            gathered = gathered + weights[0, n][voxel] * neighbour
+        assert torch.allclose(total[0][:, voxel[0], voxel[1], voxel[2]], gathered)
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+def test_gradients(radius):
+    torch.manual_seed(1)
+    shape = (3, 2, 4)
+    query, key, weights = random(1, 2, *shape), random(1, 2, *shape), random(1, (2 * radius + 1) ** 3, *shape)
+    assert torch.autograd.gradcheck(lambda a, b: neighbour_products(a, b, radius), (query, key))
+    assert torch.autograd.gradcheck(lambda a, b: neighbour_sum(a, b, radius), (weights, key))
