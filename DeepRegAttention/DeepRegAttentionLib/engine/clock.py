@@ -1,0 +1,43 @@
+"""Seconds per stage, and word of the progress to whoever waits."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Iterator, Optional
+
+Progress = Callable[[str, float], None]
+"""Called with a stage and the fraction of it that is done; what it raises stops the registration."""
+
+STAGES = ("prealign", "network", "refine", "warp", "maps")
+"""In their order; a stage that a registration does not need is left out."""
+
+
+@dataclass
+class Clock:
+    """Measures the stages of one registration.
+
+    Attributes
+    ----------
+    progress : callable, optional
+        Told at the start, during and at the end of each stage.
+    seconds : dict of str to float
+        Of each finished stage.
+    """
+
+    progress: Optional[Progress] = None
+    seconds: Dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        """Measure one stage; yields a function that takes the fraction done."""
+        start = time.perf_counter()
+        self._report(name, 0.0)
+        yield lambda fraction: self._report(name, fraction)
+        self.seconds[name] = time.perf_counter() - start
+        self._report(name, 1.0)
+
+    def _report(self, name: str, fraction: float) -> None:
+        if self.progress is not None:
+            self.progress(name, fraction)

@@ -1,0 +1,65 @@
+"""Judging a result by what a user knows of the images: label maps and landmarks."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+import SimpleITK as sitk
+
+from .images import warp_image
+from .landmarks import Landmarks
+from .metrics import dice, hd95, mean_over_labels, require_labels, summary, tre
+from .result import RegistrationResult
+
+
+def evaluate_labels(
+    result: RegistrationResult,
+    moving: sitk.Image,
+    moving_labels: sitk.Image,
+    fixed_labels: Optional[sitk.Image] = None,
+) -> None:
+    """Warp a label map and, with one of the fixed image, measure the overlap before and after.
+
+    Sets ``result.warped_labels`` and ``result.metrics["labels"]``.
+
+    Raises
+    ------
+    LabelError
+        A label map does not lie on its image's grid.
+    """
+    require_labels(moving_labels, moving)
+    result.warped_labels = warp_image(moving_labels, result.warped, result.transform, nearest=True)
+    if fixed_labels is None:
+        return
+    require_labels(fixed_labels, result.warped)
+    unmoved = warp_image(moving_labels, result.warped, sitk.Transform(3, sitk.sitkIdentity), nearest=True)
+    result.metrics["labels"] = {
+        "before": _overlap(fixed_labels, unmoved),
+        "after": _overlap(fixed_labels, result.warped_labels),
+    }
+
+
+def _overlap(fixed: sitk.Image, warped: sitk.Image) -> Dict[str, Any]:
+    overlap, distance = dice(fixed, warped), hd95(fixed, warped)
+    return {
+        "mean_dice": mean_over_labels(overlap),
+        "mean_hd95_mm": mean_over_labels(distance),
+        "dice": overlap,
+        "hd95_mm": distance,
+    }
+
+
+def evaluate_landmarks(result: RegistrationResult, fixed: Landmarks, moving: Landmarks) -> None:
+    """Measure the target registration error in mm; sets ``result.metrics["landmarks"]``.
+
+    Raises
+    ------
+    LandmarkError
+        The landmarks do not pair up.
+    """
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    result.metrics["landmarks"] = {
+        "before_mm": summary(tre(fixed, moving, identity)),
+        "after_mm": summary(tre(fixed, moving, result.transform)),
+        "each_after_mm": tre(fixed, moving, result.transform).tolist(),
+    }

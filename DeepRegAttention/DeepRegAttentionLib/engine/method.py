@@ -1,0 +1,91 @@
+"""Which model, on which grid, with how many steps: the method for one pair, decided in one place."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Optional
+
+import SimpleITK as sitk
+
+from .errors import ModelError, RegistrationWarning
+from .geometry import Grid, working_grid
+from .intensity import IntensityRecipe
+from .models import ModelFile, choose_model, find_model, list_models
+from .options import RegistrationOptions
+
+# Without a model: about so many voxels on the working grid, padded to this multiple, so many steps.
+_VOXELS, _MULTIPLE, _STEPS = 600_000, 8, 60
+_REGULARIZATION = 0.3
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the deformable part of one registration is done.
+
+    Attributes
+    ----------
+    model : ModelFile, optional
+        The network; without one the refinement works from zero.
+    reason : str
+        Why this model, for people.
+    recipe : IntensityRecipe
+        Intensities to 0..1.
+    grid : Grid
+        The working grid.
+    steps : int
+        Of refinement.
+    regularization : float
+        Weight of the smoothness in the refinement.
+    """
+
+    model: Optional[ModelFile]
+    reason: str
+    recipe: IntensityRecipe
+    grid: Grid
+    steps: int
+    regularization: float
+
+
+def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions) -> Method:
+    """The method that the options ask for, or that suits the images where they leave it open.
+
+    Raises
+    ------
+    ModelError
+        The model is unknown or damaged.
+    """
+    model, reason = _choose_model(fixed, moving, options.model)
+    weight = options.regularization
+    if model is not None:
+        info = model.info
+        grid = working_grid(fixed, options.spacing or info.spacing, info.shape_multiple)
+        weight = info.regularization if weight is None else weight
+        return Method(model, reason, info.intensity, grid, options.refine, weight)
+    if not options.refine:
+        message = f"{reason} The images are registered by {_STEPS} steps of refinement."
+        warnings.warn(message, RegistrationWarning, stacklevel=2)
+    grid = working_grid(fixed, options.spacing or _spacing_for(fixed), _MULTIPLE)
+    weight = _REGULARIZATION if weight is None else weight
+    return Method(None, reason, IntensityRecipe(), grid, options.refine or _STEPS, weight)
+
+
+def _choose_model(fixed: sitk.Image, moving: sitk.Image, name: str) -> tuple[Optional[ModelFile], str]:
+    if name == "none":
+        return None, "No model was asked for."
+    if name != "auto":
+        return find_model(name), "The model was asked for."
+    try:
+        choice = choose_model(fixed, moving, list_models())
+    except ModelError as error:
+        warnings.warn(str(error), RegistrationWarning, stacklevel=2)
+        return None, "The list of models cannot be used."
+    return choice.model, choice.reason
+
+
+def _spacing_for(fixed: sitk.Image) -> float:
+    """The finest isotropic spacing in mm that keeps the working grid at a size that is quick to refine."""
+    grid = Grid.of(fixed)
+    volume = math.prod(float(n * s) for n, s in zip(grid.size, grid.spacing))
+    return max(min(grid.spacing), (volume / _VOXELS) ** (1 / 3))

@@ -1,0 +1,169 @@
+"""Instance optimisation: improve one pair's displacement by gradient descent, from a network's answer or from zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Callable, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .fields import compose, exponentiate, resize_field, smooth, warp
+from .regularization import diffusion, folding
+from .similarity import SIMILARITY_LOSSES
+
+ProgressCallback = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the refinement minimises on the working grid.
+
+    Attributes
+    ----------
+    fixed, moving : Tensor
+        ``(1, 1, K, J, I)`` in 0..1.
+    similarity : str
+        Key of ``SIMILARITY_LOSSES``.
+    weight : float
+        Of the diffusion term.
+    mask : Tensor, optional
+        ``(1, 1, K, J, I)``: where the similarity counts.
+    strength : Tensor, optional
+        ``(1, 1, K, J, I)``, mean about 1: local factor on the diffusion term.
+    landmarks : (Tensor, Tensor), optional
+        Fixed and moving points ``(P, 3)`` in voxels (k, j, i).
+    landmark_weight : float
+        Of the mean squared landmark distance, per squared voxel.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    similarity: str = "lncc"
+    weight: float = 1.0
+    mask: Optional[Tensor] = None
+    strength: Optional[Tensor] = None
+    landmarks: Optional[Tuple[Tensor, Tensor]] = None
+    landmark_weight: float = 0.02
+
+    def __call__(self, displacement: Tensor) -> Tensor:
+        """The loss of a displacement ``(1, 3, K, J, I)``."""
+        warped = warp(self.moving, displacement)
+        loss = SIMILARITY_LOSSES[self.similarity](self.fixed, warped, self.mask)
+        loss = loss + self.weight * diffusion(displacement, self.strength) + 10 * folding(displacement)
+        if self.landmarks is not None:
+            loss = loss + self.landmark_weight * landmark_distance(displacement, *self.landmarks).square().mean()
+        return loss
+
+    def coarser(self, factor: int) -> Objective:
+        """The same on a grid ``factor`` times as coarse."""
+        if factor == 1:
+            return self
+        return replace(
+            self,
+            fixed=F.avg_pool3d(self.fixed, factor),
+            moving=F.avg_pool3d(self.moving, factor),
+            mask=_pool(self.mask, factor),
+            strength=_pool(self.strength, factor),
+            landmarks=_coarser_points(self.landmarks, factor),
+        )
+
+
+def _coarser_points(pair: Optional[Tuple[Tensor, Tensor]], factor: int) -> Optional[Tuple[Tensor, Tensor]]:
+    if pair is None:
+        return None
+    fixed, moving = ((points - (factor - 1) / 2) / factor for points in pair)
+    return fixed, moving
+
+
+def _pool(image: Optional[Tensor], factor: int) -> Optional[Tensor]:
+    return None if image is None else F.avg_pool3d(image, factor)
+
+
+def landmark_distance(displacement: Tensor, fixed: Tensor, moving: Tensor) -> Tensor:
+    """Distance in voxels between warped fixed landmarks and moving landmarks: ``(P, 3)`` twice to ``(P,)``."""
+    size = torch.tensor(displacement.shape[2:], device=fixed.device)
+    where = (2 * fixed / (size - 1).clamp_min(1) - 1).flip(1)[None, :, None, None]
+    motion = F.grid_sample(displacement, where.to(displacement), padding_mode="border", align_corners=True)
+    return (fixed + motion[0, :, :, 0, 0].T - moving).norm(dim=1)
+
+
+def refine(
+    objective: Objective, start: Optional[Tensor], steps: int, progress: Optional[ProgressCallback] = None
+) -> Tensor:
+    """Optimise a stationary velocity v so that u o exp(v) minimises the objective.
+
+    Parameters
+    ----------
+    objective : Objective
+        On the working grid.
+    start : Tensor, optional
+        u, a network's answer ``(1, 3, K, J, I)``, voxels. Without one the optimisation starts from
+        zero on a grid four times as coarse.
+    steps : int
+        At most so many on the working grid (as many again on each coarser one when from zero); ends
+        earlier once the loss no longer falls.
+    progress : callable, optional
+        Gets the fraction done; may raise to stop.
+
+    Returns
+    -------
+    Tensor
+        ``(1, 3, K, J, I)``, voxels: diffeomorphic if the start is.
+    """
+    shape = objective.fixed.shape[2:]
+    coarser = [f for f in (4, 2) if min(shape) // f >= 8 and not _odd(shape, f)]
+    factors = [1] if start is not None else [*coarser, 1]
+    if start is not None and start.is_inference():
+        start = start.clone()  # what an inference made takes part in no gradient
+    for n, factor in enumerate(factors):
+        level = objective.coarser(factor)
+        size = level.fixed.shape[2:]
+        here = torch.zeros(1, 3, *size).to(level.fixed) if start is None else resize_field(start, size)
+
+        def report(fraction: float, done: int = n) -> None:
+            if progress is not None:
+                progress((done + fraction) / len(factors))
+
+        start = _descend(level, here, steps, report)
+    assert start is not None
+    return start
+
+
+def _odd(shape: Tuple[int, ...], factor: int) -> bool:
+    return any(n % factor for n in shape)
+
+
+def _descend(objective: Objective, start: Tensor, steps: int, progress: ProgressCallback) -> Tensor:
+    """Adam on velocity nodes every two voxels, smoothed: coarse enough to be smooth, fine enough to fit."""
+    nodes = [max(2, n // 2) for n in start.shape[2:]]
+    velocity = torch.zeros(1, 3, *nodes, device=start.device, requires_grad=True)
+    optimiser = torch.optim.Adam([velocity], lr=LEARNING_RATE)
+    losses: List[float] = []
+    best, best_loss = start, float("inf")
+    for step in range(steps):
+        displacement = compose(start, exponentiate(resize_field(smooth(velocity, 1.0), start.shape[2:])))
+        loss = objective(displacement)
+        losses.append(float(loss.detach()))
+        if losses[-1] < best_loss:
+            best, best_loss = displacement.detach(), losses[-1]
+        if _converged(losses):
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        progress((step + 1) / steps)
+    return best
+
+
+LEARNING_RATE = 0.1
+"""Of the refinement, voxels of the velocity nodes a step."""
+
+
+def _converged(losses: List[float], window: int = 10, tolerance: float = 1e-4) -> bool:
+    """Whether the last steps improved the loss by less than a tolerance relative to it, per step."""
+    if len(losses) <= 2 * window:
+        return False
+    before, now = min(losses[:-window]), min(losses[-window:])
+    return before - now < tolerance * window * abs(before) / 4

@@ -1,0 +1,234 @@
+"""register(): two images in, a transform and its explanation out. The one path behind every way in."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Optional
+
+import SimpleITK as sitk
+import torch
+
+from .. import __version__
+from .clock import Clock, Progress
+from .deform import Deformation, WorkingPair, deform
+from .errors import OverlapError, RegistrationWarning
+from .fields import invert
+from .geometry import Grid, displacement_transform, points_to_voxels, resample, to_tensor, voxels_to_mm
+from .hardware import set_threads
+from .images import check_image, check_map, check_mask, check_pair, warp_image
+from .intensity import IntensityRecipe, normalise
+from .landmarks import Landmarks, require_pairs, transform_landmarks
+from .maps import difference_maps, driving_force_statistics, explanation_maps, jacobian_map
+from .method import Method, choose_method
+from .metrics import inverse_consistency, jacobian_statistics, similarity
+from .options import RegistrationOptions
+from .prealign import prealign
+from .result import RegistrationResult
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a user may give besides the two images, all optional.
+
+    Attributes
+    ----------
+    fixed_mask, moving_mask : sitk.Image
+        Non-zero where the similarity counts.
+    initial_transform : sitk.Transform
+        Fixed to moving points, where the linear alignment starts.
+    fixed_landmarks, moving_landmarks : Landmarks
+        Pairs that the refinement pulls together, LPS mm.
+    regularization_map : sitk.Image
+        Local factor on the smoothness of the refinement, on any grid: 1 is the usual strength, not negative.
+    """
+
+    fixed_mask: Optional[sitk.Image] = None
+    moving_mask: Optional[sitk.Image] = None
+    initial_transform: Optional[sitk.Transform] = None
+    fixed_landmarks: Optional[Landmarks] = None
+    moving_landmarks: Optional[Landmarks] = None
+    regularization_map: Optional[sitk.Image] = None
+
+
+def register(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    options: Optional[RegistrationOptions] = None,
+    guidance: Optional[Guidance] = None,
+    progress: Optional[Progress] = None,
+) -> RegistrationResult:
+    """Register a moving to a fixed image.
+
+    Parameters
+    ----------
+    fixed, moving : sitk.Image
+        Scalar volumes on any grids, LPS mm.
+    options : RegistrationOptions, optional
+        How; the defaults suit most pairs.
+    guidance : Guidance, optional
+        Masks, initial transform, landmarks, regularization map.
+    progress : callable, optional
+        Called with a stage and the fraction done; may raise ``CancelledError``.
+
+    Returns
+    -------
+    RegistrationResult
+
+    Raises
+    ------
+    RegistrationError
+        One of its kinds, with a sentence that says what is wrong.
+    """
+    options, guidance, clock = options or RegistrationOptions(), guidance or Guidance(), Clock(progress)
+    set_threads(options.threads)
+    fixed_checked, moving_checked = check_image(fixed, "fixed image"), check_image(moving, "moving image")
+    check_pair(fixed, moving)
+    guidance = _checked(guidance, fixed, moving)
+    method = choose_method(fixed_checked, moving_checked, options)
+
+    with clock.stage("prealign") as report:
+        linear = prealign(
+            fixed_checked,
+            moving_checked,
+            options.prealign,
+            initial=guidance.initial_transform,
+            fixed_mask=guidance.fixed_mask,
+            moving_mask=guidance.moving_mask,
+            progress=report,
+        )
+        fixed_normal, moving_normal = (_normalised(i, method.recipe) for i in (fixed_checked, moving_checked))
+        pair = _working_pair(fixed_normal, moving_normal, linear, guidance, method.grid)
+
+    found = deform(pair, method, options, clock)
+
+    with clock.stage("warp"):
+        field = displacement_transform(voxels_to_mm(found.displacement, method.grid), method.grid)
+        transform = _chain(linear, field)
+        warped = warp_image(moving, fixed, transform)
+        jacobian = jacobian_map(field, Grid.of(fixed))
+
+    with clock.stage("maps"):
+        result = RegistrationResult(
+            warped, transform, _inverse(linear, found, method.grid), _total_displacement(transform, fixed)
+        )
+        result.maps["jacobian"] = jacobian
+        moved = [resample(moving_normal, Grid.of(fixed), t) for t in (guidance.initial_transform, linear, transform)]
+        if options.maps:
+            result.maps.update(explanation_maps(found.output, method.grid, Grid.of(fixed)))
+            result.maps.update(difference_maps(fixed_normal, moved[1], moved[2]))
+        result.metrics["similarity"] = {
+            name: similarity(fixed_normal, image, guidance.fixed_mask)
+            for name, image in zip(("before", "linear", "after"), moved)
+        }
+        result.metrics["jacobian"] = jacobian_statistics(jacobian, guidance.fixed_mask)
+        result.metrics["inverse_consistency_mm"] = _inverse_consistency(result, fixed)
+        result.metrics["driving_force"] = driving_force_statistics(found.output)
+
+    result.metrics.update(_provenance(options, method, found), seconds=dict(clock.seconds))
+    return result
+
+
+def _checked(guidance: Guidance, fixed: sitk.Image, moving: sitk.Image) -> Guidance:
+    """Masks as 0 and 1 on their images' grids, landmarks in pairs, the map a valid volume."""
+    given: Dict[str, Any] = {}
+    for name, image in (("fixed_mask", fixed), ("moving_mask", moving)):
+        mask = getattr(guidance, name)
+        given[name] = None if mask is None else check_mask(mask, image, name.replace("_", " "))
+    if guidance.fixed_landmarks is not None and guidance.moving_landmarks is not None:
+        pairs = require_pairs(guidance.fixed_landmarks, guidance.moving_landmarks)
+        given["fixed_landmarks"], given["moving_landmarks"] = pairs
+    if guidance.regularization_map is not None:
+        given["regularization_map"] = check_map(guidance.regularization_map)
+    return replace(guidance, **given)
+
+
+def _normalised(image: sitk.Image, recipe: IntensityRecipe) -> sitk.Image:
+    return Grid.of(image).place(sitk.GetImageFromArray(normalise(sitk.GetArrayViewFromImage(image), recipe)))
+
+
+def _working_pair(
+    fixed: sitk.Image, moving: sitk.Image, linear: sitk.Transform, guidance: Guidance, grid: Grid
+) -> WorkingPair:
+    """Everything that the network and the refinement see, on the working grid."""
+    f, m = to_tensor(resample(fixed, grid)), to_tensor(resample(moving, grid, linear))
+    if float(m.amax()) == 0:
+        raise OverlapError("The two images do not overlap; align them first or choose a prealignment.")
+    landmarks = None
+    if guidance.fixed_landmarks is not None and guidance.moving_landmarks is not None:
+        # The moving points are carried to where the linear alignment shows them on the working grid.
+        goal = transform_landmarks(guidance.moving_landmarks, linear.GetInverse())
+        landmarks = points_to_voxels(guidance.fixed_landmarks.points, grid), points_to_voxels(goal.points, grid)
+    strength = None
+    if guidance.regularization_map is not None:
+        strength = to_tensor(resample(guidance.regularization_map, grid))
+    return WorkingPair(f, m, _working_mask(fixed, moving, guidance, linear, grid), strength, landmarks)
+
+
+def _working_mask(
+    fixed: sitk.Image, moving: sitk.Image, guidance: Guidance, linear: sitk.Transform, grid: Grid
+) -> Optional[torch.Tensor]:
+    """Where the similarity counts: inside both images, as the linear alignment shows them, and both masks.
+
+    Without it the edge of a field of view would be matched like an edge of the anatomy.
+    """
+    fixed_mask = guidance.fixed_mask or _everywhere(fixed)
+    moving_mask = guidance.moving_mask or _everywhere(moving)
+    inside = to_tensor(resample(fixed_mask, grid)) * to_tensor(resample(moving_mask, grid, linear))
+    return None if float(inside.amin()) > 0.99 else inside
+
+
+def _everywhere(image: sitk.Image) -> sitk.Image:
+    return Grid.of(image).place(sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1)
+
+
+def _chain(linear: sitk.Transform, field: sitk.Transform) -> sitk.CompositeTransform:
+    """X -> linear(field(x)), flat, so that every reader of composite files understands it."""
+    chain = sitk.CompositeTransform([linear, field])
+    chain.FlattenTransform()
+    return chain
+
+
+def _inverse(linear: sitk.Transform, found: Deformation, grid: Grid) -> Optional[sitk.Transform]:
+    try:
+        back = linear.GetInverse()
+    except RuntimeError:
+        message = "The initial transform has no inverse, so the result has none either."
+        warnings.warn(message, RegistrationWarning, stacklevel=2)
+        return None
+    field = displacement_transform(voxels_to_mm(invert(found.displacement), grid), grid)
+    return _chain(field, back)
+
+
+def _total_displacement(transform: sitk.Transform, fixed: sitk.Image) -> sitk.Image:
+    grid = Grid.of(fixed)
+    target = grid.size, grid.origin, grid.spacing, grid.direction
+    return sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, *target)
+
+
+def _inverse_consistency(result: RegistrationResult, fixed: sitk.Image) -> Optional[Dict[str, float]]:
+    """Over about a thousand points of the fixed image, without its outermost tenth."""
+    if result.inverse_transform is None:
+        return None
+    size = torch.tensor(fixed.GetSize())
+    steps = [torch.linspace(0.1, 0.9, 10) * (int(n) - 1) for n in size]
+    index = torch.cartesian_prod(*steps).double().numpy()
+    matrix = Grid.of(fixed).index_to_point
+    points = index @ matrix[:3, :3].T + matrix[:3, 3]
+    return inverse_consistency(result.transform, result.inverse_transform, points)
+
+
+def _provenance(options: RegistrationOptions, method: Method, found: Deformation) -> Dict[str, Any]:
+    """What made the result, so that it can be made again."""
+    model = method.model
+    return {
+        "version": __version__,
+        "options": options.to_dict(),
+        "model": model and {"name": model.info.name, "network": model.info.network, "sha256": model.sha256},
+        "model_choice": method.reason,
+        "regularization": method.regularization,
+        "refinement_steps": method.steps,
+        "working_grid": {"size": list(method.grid.size), "spacing_mm": method.grid.spacing[0]},
+        "device": found.device,
+        "precision": found.precision,
+    }

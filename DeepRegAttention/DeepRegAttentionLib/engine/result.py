@@ -1,0 +1,162 @@
+"""What a registration returns, and the folder in which it is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Union
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import OutputError
+from .images import write_complete
+
+MAP_MEANINGS: Mapping[str, str] = {
+    "jacobian": "Local change of volume of the deformation (affine part left out): 1 keeps it, below 1 shrinks, "
+    "above 1 grows from fixed to moving; 0 or less is a fold, where the deformation is not invertible.",
+    "driving_force": "Where and how far (mm, LPS) local differences pulled the image: the network's reason to move, "
+    "before it was smoothed into motion.",
+    "driving_force_magnitude": "Length of the driving force in mm.",
+    "attention": "How much weight the network gave to the local difference (0 to 1).",
+    "certainty": "How sure the network was of the match: 1 a single candidate, 0 all neighbours alike.",
+    "attention_forward": "Where fixed-to-moving attention found its match (0 to 1).",
+    "attention_backward": "Where moving-to-fixed attention found its match (0 to 1).",
+    "regularization": "Local strength of the smoothness: high holds tissue together, low lets it deform or slide.",
+    "difference_before": "Fixed minus moving image after the linear alignment, intensities scaled to 0..1.",
+    "difference_after": "Fixed minus warped image, intensities scaled to 0..1.",
+}
+"""Every map that a registration can explain itself with, and what it means."""
+
+EXTENSIONS = (".nii.gz", ".nrrd")
+
+
+@dataclass
+class RegistrationResult:
+    """Everything that one registration found.
+
+    Attributes
+    ----------
+    warped : sitk.Image
+        The moving image on the fixed image's grid.
+    transform : sitk.Transform
+        Takes fixed points to moving points (the resampling direction), LPS mm: linear part and displacement.
+    inverse_transform : sitk.Transform, optional
+        Takes moving points to fixed points; absent if the initial transform has no inverse.
+    displacement : sitk.Image
+        Total displacement on the fixed grid, vectors in LPS mm.
+    maps : dict of str to sitk.Image
+        Keys of ``MAP_MEANINGS``, on the fixed grid; a map that the method does not have is absent.
+    metrics : dict
+        Options, model, similarities, Jacobian statistics, seconds per stage; plain values.
+    warped_labels : sitk.Image, optional
+        The moving label map on the fixed grid.
+    """
+
+    warped: sitk.Image
+    transform: sitk.Transform
+    inverse_transform: Optional[sitk.Transform]
+    displacement: sitk.Image
+    maps: Dict[str, sitk.Image] = field(default_factory=dict)
+    metrics: Dict[str, Any] = field(default_factory=dict)
+    warped_labels: Optional[sitk.Image] = None
+
+    def save(self, folder: Union[str, Path], extension: str = ".nii.gz") -> Path:
+        """Write the result folder; an older result there is replaced only once the new one is complete.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be written, or the disk is full; nothing half-written stays.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as partial:
+                self._write_files(Path(partial), extension)
+                _remove_result(folder)
+                for file in Path(partial).iterdir():
+                    file.replace(folder / file.name)
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"The result cannot be written to {folder}: {_reason(error, folder)}.") from error
+        return folder
+
+    def _write_files(self, folder: Path, extension: str) -> None:
+        images = {"warped": self.warped, "displacement": self.displacement, **self.maps}
+        if self.warped_labels is not None:
+            images["warped_labels"] = self.warped_labels
+        # Before the images, which would take the room that was found for them.
+        self._write_transforms(folder)
+        with ThreadPoolExecutor() as pool:
+            jobs = [pool.submit(_write_image, image, folder / f"{name}{extension}") for name, image in images.items()]
+            for job in jobs:
+                job.result()
+        (folder / "metrics.json").write_text(json.dumps(_without_nan(self.metrics), indent=2) + "\n")
+
+    def _write_transforms(self, folder: Path) -> None:
+        """One after the other: the HDF5 library must not be used by two threads at once."""
+        _write_transform(self.transform, folder / "transform.h5")
+        if self.inverse_transform is not None:
+            _write_transform(self.inverse_transform, folder / "inverse_transform.h5")
+
+
+def _write_transform(transform: sitk.Transform, path: Path) -> None:
+    """Write a transform if there is room: a full disk makes the HDF5 library end the process with a crash."""
+    chain = sitk.CompositeTransform(transform)
+    parts = [chain.GetNthTransform(n) for n in range(chain.GetNumberOfTransforms())]
+    size = 8 * sum(part.GetNumberOfParameters() for part in parts) + 2**14
+    try:
+        path.write_bytes(bytes(size))
+    finally:
+        path.unlink(missing_ok=True)
+    sitk.WriteTransform(transform, str(path))
+
+
+def _write_image(image: sitk.Image, path: Path) -> None:
+    name = path.name.split(".")[0]
+    if name != "warped" and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkVectorFloat32):
+        image = _rounded(image, 256 if name in ("displacement", "driving_force") else 1024)
+    write_complete(image, path)
+
+
+def _rounded(image: sitk.Image, parts: int) -> sitk.Image:
+    """Values to the nearest ``1 / parts`` (of a mm, for vectors): files a third the size, for no visible loss.
+
+    The transform files keep every digit.
+    """
+    values = np.rint(sitk.GetArrayViewFromImage(image) * np.float32(parts)) / np.float32(parts)
+    rounded = sitk.GetImageFromArray(values, isVector=image.GetNumberOfComponentsPerPixel() > 1)
+    rounded.CopyInformation(image)
+    return rounded
+
+
+def _remove_result(folder: Path) -> None:
+    """Delete the files of an earlier result, so that no map of it is taken for one of the new."""
+    names = {"warped", "warped_labels", "displacement", *MAP_MEANINGS}
+    for name in names:
+        for extension in EXTENSIONS:
+            (folder / f"{name}{extension}").unlink(missing_ok=True)
+    for name in ("transform.h5", "inverse_transform.h5", "metrics.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if shutil.disk_usage(folder).free < 2**24:
+        return "no space left on the disk"
+    return "the file system refused it; the disk or the quota may be full"
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null for NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
