@@ -1,0 +1,50 @@
+"""``deepreg-attention models``: which models there are."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Mapping
+
+import typer
+from rich import box
+from rich.table import Table
+
+from .console import ReadableErrors, results
+
+if TYPE_CHECKING:
+    from ..engine.models import ModelFile
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@ReadableErrors()
+def models(as_json: AsJson = False) -> None:
+    """List the models: what they were trained for, how accurate they are, their licence."""
+    from ..engine.models import list_models
+
+    found = list_models()
+    if as_json:
+        entries = [{"file": str(m.path), "sha256": m.sha256, **m.info.to_dict()} for m in found]
+        typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
+    elif found:
+        results.print(_table(found))
+    else:
+        results.print("No models are installed; --model takes the path of a .safetensors file.", soft_wrap=True)
+
+
+def _table(found: list[ModelFile]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("name", "network", "for", "spacing", "accuracy", "licence"):
+        table.add_column(heading, overflow="fold")
+    for model in found:
+        info = model.info
+        purpose = f"{info.modality}, {info.anatomy}"
+        table.add_row(info.name, info.network, purpose, f"{info.spacing:g} mm", _accuracy(info.accuracy), info.licence)
+    return table
+
+
+def _accuracy(measured: Mapping[str, Any]) -> str:
+    """Its plain entries; nested ones are details for ``--json``."""
+    plain = {name: value for name, value in measured.items() if not isinstance(value, (dict, list))}
+    numbers = {n: f"{v:.3g}" if isinstance(v, float) else str(v) for n, v in plain.items()}
+    return ", ".join(f"{name} {text}" for name, text in numbers.items()) or "–"
