@@ -1,0 +1,1 @@
+"""Training: configurations, data, the objective and the loop (needs the extra ``train``)."""

@@ -1,0 +1,112 @@
+"""What training minimises, on every level of the pyramid."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..engine.fields import resize, resize_field, warp
+from ..engine.networks.blocks import NetworkOutput
+from ..engine.networks.drivenmorph import force_agreement
+from ..engine.refine import landmark_distance
+from ..engine.regularization import HYPERPRIORS, diffusion, folding, strength_smoothness
+from ..engine.similarity import SIMILARITY_LOSSES
+from .options import LossWeights
+
+Batch = Mapping[str, Tensor]
+Terms = Dict[str, Tensor]
+
+
+def objective(
+    output: NetworkOutput, batch: Batch, weights: LossWeights, similarity: str = "lncc", hyperprior: str = "beta"
+) -> Terms:
+    """The weighted terms of the loss and their sum ``total``.
+
+    Parameters
+    ----------
+    output : NetworkOutput
+        A network's answer to the batch.
+    batch : mapping
+        ``fixed`` and ``moving`` images ``(N, 1, K, J, I)``. Each of these adds its term if it is there and
+        has a weight: ``fixed_labels`` and ``moving_labels``, integers of the same shape; ``fixed_landmarks``
+        and ``moving_landmarks``, for each pair its points ``(P, 3)`` in voxels (k, j, i), P may differ from
+        pair to pair, with ``spacing`` ``(N,)``, mm a voxel.
+    weights : LossWeights
+        Of the terms.
+    similarity, hyperprior : str
+        Keys of ``SIMILARITY_LOSSES`` and ``HYPERPRIORS``.
+    """
+    terms = _pyramid_terms(output, batch, weights, similarity)
+    terms["folding"] = weights.folding * folding(output.displacement)
+    if output.forces:
+        terms["force"] = weights.force * driving_force_loss(output)
+    if output.regularization is not None:
+        terms["hyperprior"] = weights.hyperprior * HYPERPRIORS[hyperprior](output.regularization)
+        terms["strength"] = weights.strength * strength_smoothness(output.regularization)
+    if weights.landmarks and "fixed_landmarks" in batch:
+        terms["landmarks"] = weights.landmarks * landmark_error(output.displacement, batch)
+    if weights.labels and "fixed_labels" in batch:
+        terms["labels"] = weights.labels * soft_dice_loss(output.displacement, batch)
+    terms["total"] = sum(terms.values(), output.displacement.new_zeros(()))
+    return terms
+
+
+def _pyramid_terms(output: NetworkOutput, batch: Batch, weights: LossWeights, similarity: str) -> Terms:
+    """Similarity and diffusion; each level counts half as much as the next finer one."""
+    total: Terms = {}
+    levels = len(output.displacements)
+    for level, displacement in enumerate(output.displacements):
+        factor = 2 ** (levels - 1 - level)
+        fixed, moving = (F.avg_pool3d(image, factor) for image in (batch["fixed"], batch["moving"]))
+        varying = output.regularization
+        strength = None if varying is None else resize(varying, displacement.shape[2:])
+        terms = {
+            "similarity": SIMILARITY_LOSSES[similarity](fixed, warp(moving, displacement), None),
+            "diffusion": weights.diffusion * diffusion(displacement, strength),
+        }
+        total = {name: total.get(name, 0) + term / factor for name, term in terms.items()}
+    return total
+
+
+def driving_force_loss(output: NetworkOutput) -> Tensor:
+    """Tie each level's force to the motion that still remained there: one minus their cosine, averaged."""
+    final = output.displacement.detach()
+    losses: List[Tensor] = []
+    for level, force in enumerate(output.forces):
+        remaining = resize_field(final, force.shape[2:])
+        if level > 0:
+            remaining = remaining - resize_field(output.displacements[level - 1].detach(), force.shape[2:])
+        losses.append(1 - force_agreement(force, remaining)["cosine"])
+    return sum(losses, final.new_zeros(())) / len(losses)
+
+
+def landmark_error(displacement: Tensor, batch: Batch) -> Tensor:
+    """Mean distance of the warped landmarks in mm; every pair that has landmarks counts the same."""
+    fixed: Sequence[Tensor] = list(batch["fixed_landmarks"])
+    moving: Sequence[Tensor] = list(batch["moving_landmarks"])
+    distances = [
+        landmark_distance(field[None], a, b).mean() * spacing
+        for field, a, b, spacing in zip(displacement, fixed, moving, batch["spacing"])
+        if len(a)
+    ]
+    return torch.stack(distances).mean() if distances else displacement.new_zeros(())
+
+
+def soft_dice_loss(displacement: Tensor, batch: Batch) -> Tensor:
+    """One minus the Dice of warped and fixed labels, averaged over the labels of the fixed map without 0.
+
+    The moving labels are warped one by one with linear interpolation, so that the overlap has a gradient.
+    """
+    labels = [label for label in batch["fixed_labels"].unique().tolist() if label != 0]
+    if not labels:
+        return displacement.new_zeros(())
+    fixed, moving = (
+        torch.cat([batch[name] == label for label in labels], dim=1).float()
+        for name in ("fixed_labels", "moving_labels")
+    )
+    warped = warp(moving, displacement)
+    overlap, size = ((fixed * warped).sum(dim=(0, 2, 3, 4)), (fixed + warped).sum(dim=(0, 2, 3, 4)))
+    return 1 - (2 * overlap / size).mean()
