@@ -1,0 +1,256 @@
+"""Who may import whom, and Python 3.9 for all."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Set
+
+import pytest
+from conftest import REPOSITORY
+
+MODULE = REPOSITORY / "DeepRegAttention"
+LIBRARY = MODULE / "DeepRegAttentionLib"
+ROOT = "DeepRegAttentionLib"
+
+# Each part of the library and the other parts that it may import.
+MAY_IMPORT = {
+    "engine": set(),
+    "training": {"engine"},
+    "dirlab": {"engine"},
+    "figures": {"engine"},
+    "report": {"engine", "figures"},
+    "worker": {"engine", "report"},
+    "batch": {"engine", "report"},
+    "cli": {"engine", "training", "dirlab", "report", "worker", "batch"},
+    "scene": {"engine"},
+    "panel": {"engine", "scene"},
+    "viewer": {"engine", "scene"},
+}
+SLICER = {"slicer", "vtk", "vtkmodules", "mrml", "ScriptedLoadableModule"}
+QT = {"qt", "ctk", "PythonQt", "PySide2", "PySide6", "PyQt5", "PyQt6"}
+TORCH = {"torch", "torchvision", "lightning", "monai", "safetensors"}
+OUTSIDE_SLICER = ("engine", "training", "dirlab", "figures", "report", "worker", "batch", "cli")
+FORBIDDEN = {
+    **dict.fromkeys(OUTSIDE_SLICER, SLICER | QT),
+    "scene": QT | TORCH,
+    "panel": TORCH,
+    "viewer": QT,
+}
+# Installed without any extra, so importable everywhere but in the parts that an extra is for.
+ENGINE_LIBRARIES = {"torch", "numpy", "SimpleITK", "safetensors"}
+# The engine's plain data types: what the parts inside 3D Slicer may use of it.
+PLAIN = ("errors", "options", "result")
+
+
+class Import(NamedTuple):
+    """One import: the full name, its line, and whether it happens on import of the module."""
+
+    name: str
+    line: int
+    at_once: bool
+
+
+def module_name(path: Path, package_root: Path) -> str:
+    parts = path.relative_to(package_root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, package_root: Path = MODULE) -> Iterator[Import]:
+    """Every import of a file, relative ones resolved; those for type checkers alone are left out."""
+    package = list(path.relative_to(package_root).parent.parts)
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), package, at_once=True)
+
+
+def _imports(node: ast.AST, package: List[str], at_once: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, child.lineno, at_once) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            start = package[: len(package) - child.level + 1] if child.level else []
+            base = [*start, *([child.module] if child.module else [])]
+            yield from (Import(".".join([*base, alias.name]), child.lineno, at_once) for alias in child.names)
+        else:
+            inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            yield from _imports(child, package, at_once and not inside)
+
+
+def part_of(name: str) -> str:
+    """The part of the library that a full module name belongs to; empty for the library itself."""
+    pieces = name.split(".")
+    return pieces[1] if len(pieces) > 1 and pieces[0] == ROOT else ""
+
+
+def violations(path: Path, package_root: Path = MODULE) -> List[str]:
+    """What a file imports against the rules, one line each."""
+    part = part_of(module_name(path, package_root))
+    found = []
+    for name, line, _ in imports(path, package_root):
+        own = name.split(".")[0] == ROOT
+        target = part_of(name)
+        wrong = (target in MAY_IMPORT and target not in MAY_IMPORT[part] | {part}) if own else False
+        if wrong or name.split(".")[0] in FORBIDDEN[part]:
+            found.append(f"{path.name}:{line}: {part} must not import {name}")
+    return found
+
+
+def source_files() -> List[Path]:
+    return sorted(path for path in LIBRARY.rglob("*.py") if path != LIBRARY / "__init__.py")
+
+
+def loaded_with(module: str) -> Set[str]:
+    """Names of all modules that importing one of ours loads at once, as far as they are ours or next to ours."""
+    seen: Set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        parents = name.rpartition(".")[0]
+        path = MODULE.joinpath(*name.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if parents:
+            waiting.append(parents)
+        if file.is_file():
+            waiting.extend(found.name for found in imports(file) if found.at_once)
+    return seen
+
+
+# The checks
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: module_name(path, MODULE).partition(".")[2])
+def test_a_module_imports_only_what_it_may(path: Path) -> None:
+    part = part_of(module_name(path, MODULE))
+    assert part in MAY_IMPORT, f"decide in this test what {part} may import"
+    assert not violations(path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((LIBRARY / "engine").rglob("*.py")), ids=lambda path: module_name(path, LIBRARY)
+)
+def test_the_engine_uses_torch_numpy_and_simpleitk_alone(path: Path) -> None:
+    allowed = ENGINE_LIBRARIES | set(_standard_library()) | {ROOT, "__future__"}
+    assert {found.name.split(".")[0] for found in imports(path)} <= allowed
+
+
+def _standard_library() -> Set[str]:
+    names = getattr(sys, "stdlib_module_names", None)
+    if names is None:
+        pytest.skip("Python 3.9 does not list its own modules")
+    return set(names)
+
+
+@pytest.mark.parametrize("part", ["scene", "panel"])
+def test_what_runs_inside_slicer_never_loads_torch(part: str) -> None:
+    files = [*(LIBRARY / part).rglob("*.py"), *LIBRARY.glob(f"{part}.py")]
+    for path in files:
+        ours = loaded_with(module_name(path, MODULE))
+        assert not {name.split(".")[0] for name in ours} & TORCH, path.name
+
+
+def existing_plain_modules() -> List[str]:
+    return [f"{ROOT}.engine.{name}" for name in PLAIN if (LIBRARY / "engine" / f"{name}.py").is_file()]
+
+
+@pytest.mark.parametrize("module", existing_plain_modules())
+def test_the_plain_data_types_need_no_torch(module: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; import {module}; print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(MODULE)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {name.split(".")[0] for name in loaded_with(module)} & TORCH
+
+
+def test_the_entry_point_of_slicer_loads_no_torch() -> None:
+    for path in MODULE.glob("*.py"):
+        names = set().union(*(loaded_with(found.name) for found in imports(path) if found.at_once), set())
+        assert not {name.split(".")[0] for name in names} & TORCH
+
+
+def python_files() -> List[Path]:
+    return sorted([*MODULE.rglob("*.py"), *(REPOSITORY / "Testing").rglob("*.py")])
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_a_file_is_python_3_9(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text, str(path), feature_version=(3, 9))
+    uses_unions = any(isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) for node in _annotations(tree))
+    assert not uses_unions or "from __future__ import annotations" in text
+
+
+def _annotations(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if annotation is not None:
+                yield from ast.walk(annotation)
+
+
+# The checks can fail
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("engine/a.py", "import slicer"),
+        ("engine/a.py", "from vtk.util import numpy_support"),
+        ("engine/networks/a.py", "from ...scene import nodes"),
+        ("engine/a.py", "def f():\n    from ..report import write_report"),
+        ("engine/a.py", f"import {ROOT}.training.data"),
+        ("engine/__init__.py", "from .. import cli"),
+        ("training/a.py", "from ..cli import main"),
+        ("worker.py", "import qt"),
+        ("report.py", "from .panel import widget"),
+        ("scene/a.py", "import torch.nn"),
+        ("scene/a.py", "try:\n    import qt\nexcept ImportError:\n    qt = None"),
+        ("panel/a.py", "class W:\n    def run(self):\n        import torch"),
+        ("panel/a.py", "from ..worker import main"),
+        ("viewer/a.py", "from ..panel.widget import Widget"),
+        ("cli/a.py", "from ..viewer import app"),
+    ],
+)
+def test_a_forbidden_import_is_found(tmp_path: Path, file: str, source: str) -> None:
+    path = tmp_path / ROOT / file
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    assert len(violations(path, tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        (
+            "engine/networks/a.py",
+            "from ..errors import ModelError\nfrom .blocks import Encoder\nfrom ... import __version__",
+        ),
+        ("scene/a.py", "import slicer, vtk\nfrom ..engine.result import RegistrationResult"),
+        ("panel/a.py", "import qt\nfrom ..scene import nodes\nfrom . import widget"),
+        ("scene/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("cli/a.py", "from ..training.run import train\nimport typer"),
+    ],
+)
+def test_an_allowed_import_is_no_violation(tmp_path: Path, file: str, source: str) -> None:
+    path = tmp_path / ROOT / file
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    assert violations(path, tmp_path) == []
+
+
+def test_what_a_module_loads_is_followed_through_its_imports() -> None:
+    assert "torch" in loaded_with(f"{ROOT}.engine.registration.register")
+    assert f"{ROOT}.engine.errors" in loaded_with(f"{ROOT}.engine.options")
+
+
+@pytest.mark.parametrize(
+    "source", ["match x:\n    case 1: pass", "with (open(a) as b, open(c) as d): pass\nmatch x:\n    case _: pass"]
+)
+def test_newer_syntax_is_not_python_3_9(source: str) -> None:
+    with pytest.raises(SyntaxError):
+        ast.parse(source, feature_version=(3, 9))
