@@ -233,6 +233,16 @@ def test_folds_are_drawn_in_their_own_colour_down_to_a_single_voxel(fixed, movin
     assert yellow_pixels(jacobian_picture(result, fixed, moving)) > one + 2000
 
 
+@pytest.mark.parametrize("jacobian", [0.01, 0.2, 0.25])
+def test_strong_shrinking_is_no_fold(fixed, moving, jacobian):
+    result = make_result(fixed, moving)
+    plain = yellow_pixels(jacobian_picture(result, fixed, moving))
+    values = sitk.GetArrayFromImage(result.maps["jacobian"])
+    values[np.linalg.norm(physical_points(fixed) - CENTRE, axis=-1) < 6] = jacobian
+    result.maps["jacobian"] = scalar_image(values, fixed)
+    assert yellow_pixels(jacobian_picture(result, fixed, moving)) <= plain + 5
+
+
 def jacobian_picture(result: RegistrationResult, fixed: sitk.Image, moving: sitk.Image) -> Image.Image:
     heat = _jacobian_pictures(Scene.of(result, fixed, moving))[0]
     return Image.open(io.BytesIO(heat.png)).convert("RGB")

@@ -554,9 +554,12 @@ def _jacobian_pictures(scene: Scene) -> List[Picture]:
 
 
 def _log_jacobian(values: np.ndarray) -> np.ndarray:
-    """The logarithm, minus infinity for folds, NaN outside the image."""
+    """The logarithm, minus infinity for folds, NaN outside the image.
+
+    In double precision: a single one, clipped to the end of the scale, may fall below it and pass for a fold.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(values <= 0, -np.inf, np.log(values))
+        return np.where(values <= 0, -np.inf, np.log(values.astype(np.float64)))
 
 
 def _jacobian_limit(largest: float) -> float:
