@@ -26,10 +26,12 @@ def train(config: Configuration, data_root: DataRoot, output: Output, preset: Tu
     """Train a model (needs the extra “train”)."""
     with training_packages():
         from ..training.run import train as run
+
+        options = read_configuration(config, data_root, preset)
     from .files import require_writable
 
     require_writable(output)
-    model = run(read_configuration(config, data_root, preset), output)
+    model = run(options, output)
     say("model", str(model.resolve()), "bold", results)
 
 

@@ -49,7 +49,8 @@ def tune(
     with training_packages():
         from ..training.tuning import TuningOptions
         from ..training.tuning import tune as run
+
+        options = read_configuration(config, data_root)
     require_writable(output)
-    options = read_configuration(config, data_root)
     best = run(options, TuningOptions(trials, jobs, storage, sampler, refine), output)
     say("best", str(best.resolve()), "bold", results)
