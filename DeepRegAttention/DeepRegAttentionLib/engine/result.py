@@ -23,10 +23,11 @@ MAP_MEANINGS: Mapping[str, str] = {
     "driving_force": "Where and how far (mm, LPS) local differences pulled the image: the network's reason to move, "
     "before it was smoothed into motion.",
     "driving_force_magnitude": "Length of the driving force in mm.",
-    "attention": "How much weight the network gave to the local difference (0 to 1).",
+    "attention": "How much weight the network gave to this place (0 to 1): DrivenMorph to its local difference, "
+    "AD-RegNet to its features as the regional gate.",
     "certainty": "How sure the network was of the match: 1 a single candidate, 0 all neighbours alike.",
-    "attention_forward": "Where fixed-to-moving attention found its match (0 to 1).",
-    "attention_backward": "Where moving-to-fixed attention found its match (0 to 1).",
+    "attention_forward": "How narrowly a fixed place attends to the moving image: 1 to a single place, 0 to anywhere.",
+    "attention_backward": "How narrowly a moving place attends to the fixed image: 1 to a single place, 0 to anywhere.",
     "regularization": "Local strength of the smoothness: high holds tissue together, low lets it deform or slide.",
     "difference_before": "Fixed minus moving image after the linear alignment, intensities scaled to 0..1.",
     "difference_after": "Fixed minus warped image, intensities scaled to 0..1.",
