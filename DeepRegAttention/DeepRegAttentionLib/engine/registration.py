@@ -109,24 +109,32 @@ def register(
         jacobian = jacobian_map(field, Grid.of(fixed))
 
     with clock.stage("maps"):
-        result = RegistrationResult(
-            warped, transform, _inverse(linear, found, method.grid), _total_displacement(transform, fixed)
-        )
+        inverse = _inverse(linear, found, method.grid)
+        result = RegistrationResult(warped, transform, inverse, _total_displacement(transform, fixed))
         result.maps["jacobian"] = jacobian
-        moved = [resample(moving_normal, Grid.of(fixed), t) for t in (guidance.initial_transform, linear, transform)]
+        moved = {
+            name: resample(moving_normal, Grid.of(fixed), by)
+            for name, by in (("before", guidance.initial_transform), ("linear", linear), ("after", transform))
+        }
         if options.maps:
             result.maps.update(explanation_maps(found.output, method.grid, Grid.of(fixed)))
-            result.maps.update(difference_maps(fixed_normal, moved[1], moved[2]))
-        result.metrics["similarity"] = {
-            name: similarity(fixed_normal, image, guidance.fixed_mask)
-            for name, image in zip(("before", "linear", "after"), moved)
-        }
-        result.metrics["jacobian"] = jacobian_statistics(jacobian, guidance.fixed_mask)
-        result.metrics["inverse_consistency_mm"] = _inverse_consistency(result, fixed)
+            result.maps.update(difference_maps(fixed_normal, moved["linear"], moved["after"]))
+        result.metrics.update(_measures(result, fixed_normal, moved, guidance.fixed_mask))
         result.metrics["driving_force"] = driving_force_statistics(found.output)
 
     result.metrics.update(_provenance(options, method, found), seconds=dict(clock.seconds))
     return result
+
+
+def _measures(
+    result: RegistrationResult, fixed: sitk.Image, moved: Dict[str, sitk.Image], mask: Optional[sitk.Image]
+) -> Dict[str, Any]:
+    """What can be measured without knowing the anatomy."""
+    return {
+        "similarity": {name: similarity(fixed, image, mask) for name, image in moved.items()},
+        "jacobian": jacobian_statistics(result.maps["jacobian"], mask),
+        "inverse_consistency_mm": _inverse_consistency(result, fixed),
+    }
 
 
 def _checked(guidance: Guidance, fixed: sitk.Image, moving: sitk.Image) -> Guidance:
