@@ -92,13 +92,12 @@ def _deform_on(
 ) -> Deformation:
     precision = choose_precision(options.precision, device)
     pair = pair.to(device)
-    output, start = None, None
+    output = None
     if method.model is not None:
         with clock.stage("network"):
             output = _run_network(method, pair, device, precision)
-            start = output.displacement
     with clock.stage("refine") as report:
-        displacement = _refined(pair, method, options, output, start, report)
+        displacement = _refined(pair, method, options, output, report)
     said = None if output is None else output.to("cpu")
     return Deformation(displacement.cpu(), said, str(device), str(precision).removeprefix("torch."))
 
@@ -117,12 +116,10 @@ def _refined(
     method: Method,
     options: RegistrationOptions,
     output: Optional[NetworkOutput],
-    start: Optional[Tensor],
     report: Callable[[float], None],
 ) -> Tensor:
-    if method.steps == 0:
-        assert start is not None
-        return start
+    if output is not None and method.steps == 0:
+        return output.displacement
     strength = pair.strength if pair.strength is not None else (output.regularization if output else None)
     objective = Objective(
         pair.fixed,
@@ -134,4 +131,4 @@ def _refined(
         pair.landmarks if options.landmark_weight else None,
         options.landmark_weight,
     )
-    return refine(objective, None if start is None else start.clone(), method.steps, report)
+    return refine(objective, None if output is None else output.displacement, method.steps, report)

@@ -57,9 +57,10 @@ def evaluate_landmarks(result: RegistrationResult, fixed: Landmarks, moving: Lan
     LandmarkError
         The landmarks do not pair up.
     """
-    identity = sitk.Transform(3, sitk.sitkIdentity)
+    before = tre(fixed, moving, sitk.Transform(3, sitk.sitkIdentity))
+    after = tre(fixed, moving, result.transform)
     result.metrics["landmarks"] = {
-        "before_mm": summary(tre(fixed, moving, identity)),
-        "after_mm": summary(tre(fixed, moving, result.transform)),
-        "each_after_mm": tre(fixed, moving, result.transform).tolist(),
+        "before_mm": summary(before),
+        "after_mm": summary(after),
+        "each_after_mm": after.tolist(),
     }
