@@ -9,7 +9,8 @@ import torch
 from DeepRegAttentionLib.engine.fields import smooth
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.networks import build_network
-from DeepRegAttentionLib.training.data import PairDataset, find_cases
+from DeepRegAttentionLib.training.cases import find_cases
+from DeepRegAttentionLib.training.data import PairDataset
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
 from torch import Tensor, nn

@@ -17,10 +17,11 @@ import pytest
 import SimpleITK as sitk
 import typer
 from conftest import blob_image
+from DeepRegAttentionLib.case import read_transform
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.cli.console import ReadableErrors, readable_warnings
 from DeepRegAttentionLib.cli.demo import read_label_names, tissue_map, tissue_overlap
-from DeepRegAttentionLib.cli.files import read_transform, write_image
+from DeepRegAttentionLib.cli.files import write_image
 from DeepRegAttentionLib.cli.settings import read_options, read_preset
 from DeepRegAttentionLib.cli.tables import number
 from DeepRegAttentionLib.engine.errors import OptionError, OutputError, RegistrationWarning
@@ -565,7 +566,9 @@ def test_the_demo_ends_with_a_report(tmp_path):
     tissues = json.loads((tmp_path / "demo" / "metrics.json").read_text())["tissue_dice"]
     assert tissues["after"]["grey"] > tissues["before"]["grey"] > 0.5
     assert outcome.stdout.count("Dice of grey matter") == 1
-    assert outcome.stdout.splitlines()[-1] == f"report: {(tmp_path / 'demo' / 'report.html').resolve()}"
+    report, viewer = outcome.stdout.splitlines()[-2:]
+    assert report == f"report: {(tmp_path / 'demo' / 'report.html').resolve()}"
+    assert viewer == f"browser: deepreg-attention view {tmp_path / 'demo'}"
 
 
 def test_numbers_that_do_not_exist_are_dashes():

@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
+import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.engine import hardware
-from DeepRegAttentionLib.engine.errors import OptionError
+from DeepRegAttentionLib.engine.errors import MemoryLimitError, OptionError
 from DeepRegAttentionLib.engine.options import DEVICES, PRECISIONS
 
 
@@ -61,22 +62,78 @@ def test_mps_computes_in_float32() -> None:
     assert hardware.choose_precision("auto", torch.device("mps")) is torch.float32
 
 
-def test_threads_are_limited_and_none_leaves_them() -> None:
-    before = torch.get_num_threads()
-    try:
-        hardware.set_threads(1)
-        assert torch.get_num_threads() == 1
-        hardware.set_threads(None)
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+def test_threads_are_limited_for_a_while_and_none_leaves_them() -> None:
+    def threads() -> tuple[int, int]:
+        return torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+    before = threads()
+    with hardware.limited_threads(3):
+        assert threads() == (3, 3)
+        with hardware.limited_threads(None):
+            assert threads() == (3, 3)
+    assert threads() == before
+    with pytest.raises(ZeroDivisionError), hardware.limited_threads(before[0] + 1):
+        raise ZeroDivisionError
+    assert threads() == before
 
 
-def test_devices_are_described_by_their_option_value() -> None:
-    described = hardware.describe_devices()
-    assert set(described) == {name for name, here in present().items() if here}
-    assert all(text.strip(" ,") for text in described.values())
-    assert not described["cpu"].startswith(",")
+def test_devices_are_listed_by_their_option_value() -> None:
+    devices = hardware.list_devices()
+    assert set(devices) == {name for name, here in present().items() if here}
+    assert all(str(device).strip(" ,") for device in devices.values())
+    assert not str(devices["cpu"]).startswith(",")
+
+
+@pytest.mark.skipif(platform.system() not in ("Linux", "Windows"), reason="macOS does not tell")
+def test_free_memory_is_told_and_shrinks_when_it_is_used() -> None:
+    before = hardware.list_devices()["cpu"]
+    assert before.free_gib is not None
+    assert before.total_gib is not None
+    assert 0 < before.free_gib < before.total_gib < 1e5
+    assert f"{before.total_gib:.1f} GiB free" in str(before)
+
+
+def test_a_device_without_known_memory_is_its_name() -> None:
+    assert str(hardware.Device("Apple GPU")) == "Apple GPU"
+    assert str(hardware.Device("Apple GPU", None, 16.0)) == "Apple GPU, 16.0 GiB"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] data. DefaultCPUAllocator: not enough memory: you tried"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 4.00 GB)"),
+        RuntimeError("Exception thrown in SimpleITK: itk::ERROR: Failed to allocate memory for image."),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_no_memory_is_one_sentence(error: Exception) -> None:
+    with pytest.raises(MemoryLimitError, match="coarser"), hardware.memory_errors():
+        raise error
+
+
+def test_simpleitk_without_memory_is_recognised() -> None:
+    code = """
+import resource, sys
+import SimpleITK as sitk
+import torch
+from DeepRegAttentionLib.engine.hardware import memory_errors
+resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+make = {"torch": lambda: torch.zeros(2**32), "SimpleITK": lambda: sitk.Image(2048, 2048, 1024, sitk.sitkFloat32)}
+with memory_errors():
+    make[sys.argv[1]]()
+"""
+    for library in ("torch", "SimpleITK"):
+        done = subprocess.run([sys.executable, "-c", code, library], capture_output=True, text=True)
+        assert "MemoryLimitError: The images do not fit into memory" in done.stderr.splitlines()[-1]
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), hardware.memory_errors():
+        raise RuntimeError("The shapes differ.")
 
 
 @pytest.mark.skipif(

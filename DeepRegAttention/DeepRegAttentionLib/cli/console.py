@@ -29,6 +29,7 @@ _STAGES = {
     "refine": "refinement",
     "warp": "warping",
     "maps": "maps and measures",
+    "measure": "labels and landmarks",
 }
 
 

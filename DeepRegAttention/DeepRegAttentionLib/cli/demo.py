@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Dict
 
@@ -25,9 +26,10 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Result folder.")]
 @ReadableErrors()
 def demo(output: Output = Path("demo"), refine: Refine = None) -> None:
     """Register the Colin27 brain to the ICBM152 average brain and carry the AAL atlas over to it."""
+    from ..case import read_case
     from ..engine.resources import resource_folder
-    from .files import require_writable
-    from .register import read_case, run, save, show
+    from ..engine.result import require_writable
+    from .register import run, save, show
     from .settings import read_options
 
     samples = resource_folder("Samples")
@@ -41,11 +43,18 @@ def demo(output: Output = Path("demo"), refine: Refine = None) -> None:
     save(result, case, output, report=True, label_names=read_label_names(samples / "colin27-aal.txt"))
     show(result, output)
     say("report", str((output / "report.html").resolve()), "bold", results)
+    say("browser", f"{command_name()} view {output}", "bold", results)
+
+
+def command_name() -> str:
+    """How this program was called; the name alone if it was not called as a program."""
+    called = Path(sys.argv[0])
+    return str(called) if called.stem == "deepreg-attention" else "deepreg-attention"
 
 
 def read_volume_of(folder: Path, name: str) -> sitk.Image:
     """One of the shipped images."""
-    from .files import read_volume
+    from ..case import read_volume
 
     return read_volume(folder / f"{name}.nii.gz", name)
 

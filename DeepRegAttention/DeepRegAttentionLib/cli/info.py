@@ -35,12 +35,12 @@ def collect() -> Dict[str, Any]:
     import SimpleITK as sitk
     import torch
 
-    from ..engine.hardware import choose_device, choose_precision, describe_devices
+    from ..engine.hardware import choose_device, choose_precision, list_devices
 
     device = choose_device("auto")
     precision = choose_precision("auto", device)
     return {
-        "devices": describe_devices(),
+        "devices": {name: str(device) for name, device in list_devices().items()},
         "device": device.type,
         "precision": str(precision).split(".")[-1],
         "bfloat16": "fast" if precision is torch.bfloat16 else "not faster than float32",

@@ -24,8 +24,7 @@ def models(as_json: AsJson = False) -> None:
 
     found = list_models()
     if as_json:
-        entries = [{"file": str(m.path), "sha256": m.sha256, **m.info.to_dict()} for m in found]
-        typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps([model.to_dict() for model in found], indent=2, ensure_ascii=False))
     elif found:
         results.print(_table(found))
     else:

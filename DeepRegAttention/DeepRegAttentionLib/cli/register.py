@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional
+from typing import TYPE_CHECKING, Mapping, Optional
 
 import typer
 
-from ..engine.errors import OptionError
 from ..engine.options import RegistrationOptions
 from . import arguments as a
 from .console import ReadableErrors, StageProgress, messages, readable_warnings, results, say, silent_libraries
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
-
-    from ..engine.landmarks import Landmarks
+    from ..case import Case
     from ..engine.result import RegistrationResult
 
 
@@ -50,7 +47,8 @@ def register(
     threads: a.Threads = None,
 ) -> None:
     """Register MOVING to FIXED; write the warped image, transforms, maps and measures to a folder."""
-    from .files import require_writable
+    from ..case import read_case
+    from ..engine.result import require_writable
     from .settings import file_extension, read_options
 
     given = context.params
@@ -58,82 +56,26 @@ def register(
     extension = file_extension(format)
     require_writable(output)
     with silent_libraries():
-        case = read_case(given)
-    if options.landmark_weight and case.fixed_landmarks is None:
-        raise OptionError("--landmark-weight needs --fixed-landmarks and --moving-landmarks.")
+        case = read_case(given, options, _option_name)
     result = run(case, options)
     save(result, case, output, extension, report)
     show(result, output)
 
 
-@dataclass(frozen=True)
-class Case:
-    """Everything that was read for one registration; the names are those of the options."""
-
-    fixed: sitk.Image
-    moving: sitk.Image
-    fixed_mask: Optional[sitk.Image] = None
-    moving_mask: Optional[sitk.Image] = None
-    initial_transform: Optional[sitk.Transform] = None
-    regularization_map: Optional[sitk.Image] = None
-    fixed_landmarks: Optional[Landmarks] = None
-    moving_landmarks: Optional[Landmarks] = None
-    labels: Optional[sitk.Image] = None
-    fixed_labels: Optional[sitk.Image] = None
-
-
-def read_case(paths: Mapping[str, Optional[Path]]) -> Case:
-    """Read all files (keys: the fields of :class:`Case`) and check what needs no computation."""
-    from ..engine.landmarks import read_landmarks, require_pairs
-    from ..engine.metrics import require_labels
-    from .files import read_image, read_transform, read_volume
-
-    _require_together(paths)
-    given = {field.name: path for field in fields(Case) if (path := paths.get(field.name)) is not None}
-    readers: Dict[str, Callable[[Path], Any]] = {
-        "fixed": lambda path: read_volume(path, "fixed image"),
-        "moving": lambda path: read_volume(path, "moving image"),
-        "initial_transform": read_transform,
-        "fixed_landmarks": read_landmarks,
-        "moving_landmarks": read_landmarks,
-    }
-    read: Dict[str, Any] = {name: readers.get(name, read_image)(path) for name, path in given.items()}
-    case = Case(**read)
-    for labels, image in ((case.labels, case.moving), (case.fixed_labels, case.fixed)):
-        if labels is not None:
-            require_labels(labels, image)
-    if case.fixed_landmarks is not None and case.moving_landmarks is not None:
-        require_pairs(case.fixed_landmarks, case.moving_landmarks)
-    return case
-
-
-def _require_together(paths: Mapping[str, Optional[Path]]) -> None:
-    needs = {
-        "fixed_landmarks": "moving_landmarks",
-        "moving_landmarks": "fixed_landmarks",
-        "fixed_labels": "labels",
-    }
-    for name, other in needs.items():
-        if paths.get(name) is not None and paths.get(other) is None:
-            raise OptionError(f"--{name.replace('_', '-')} needs --{other.replace('_', '-')}.")
+def _option_name(field: str) -> str:
+    """A field as it is called on the command line."""
+    return f"--{field.replace('_', '-')}"
 
 
 def run(case: Case, options: RegistrationOptions) -> RegistrationResult:
     """Register and measure, with progress and warnings on standard error."""
     with readable_warnings(), StageProgress() as progress:
         with progress.stage("start"):
-            from ..engine.evaluation import evaluate_labels, evaluate_landmarks
+            from ..case import register_case
             from ..engine.hardware import keep_freed_memory
-            from ..engine.registration import Guidance, register
 
             keep_freed_memory()
-        guidance = Guidance(**{field.name: getattr(case, field.name) for field in fields(Guidance)})
-        result = register(case.fixed, case.moving, options, guidance, progress)
-        if case.labels is not None:
-            evaluate_labels(result, case.moving, case.labels, case.fixed_labels)
-        if case.fixed_landmarks is not None and case.moving_landmarks is not None:
-            evaluate_landmarks(result, case.fixed_landmarks, case.moving_landmarks)
-    return result
+        return register_case(case, options, progress)
 
 
 def save(

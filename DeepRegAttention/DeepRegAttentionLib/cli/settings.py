@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
-from ..engine.errors import OptionError
+from ..engine.errors import OptionError, suggestion
 from ..engine.options import RegistrationOptions
 from ..engine.resources import resource_folder
 from ..engine.result import EXTENSIONS
@@ -43,10 +42,10 @@ def read_preset(name_or_file: str) -> Dict[str, Any]:
 def _shipped_preset(name: str) -> Path:
     presets = {path.stem: path for path in sorted(resource_folder("Presets").glob("*.json"))}
     if name not in presets:
-        close = difflib.get_close_matches(name, presets, n=1)
-        hint = f" (did you mean “{close[0]}”?)" if close else ""
         known = ", ".join(presets)
-        raise OptionError(f"There is no preset “{name}”{hint}; choose {known}, or give a .json file.")
+        raise OptionError(
+            f"There is no preset “{name}”{suggestion(name, presets)}; choose {known}, or give a .json file."
+        )
     return presets[name]
 
 

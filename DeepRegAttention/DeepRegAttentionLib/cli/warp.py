@@ -51,15 +51,16 @@ def warp(
 
 
 def _warp_points(input: Path, transform: Path, output: Path) -> None:
+    from ..case import read_transform
     from ..engine.landmarks import read_landmarks, transform_landmarks, write_landmarks
-    from .files import read_transform
 
     write_landmarks(output, transform_landmarks(read_landmarks(input), read_transform(transform)))
 
 
 def _warp_image(input: Path, transform: Path, reference: Path, output: Path, labels: bool) -> None:
+    from ..case import read_transform, read_volume
     from ..engine.images import read_image, warp_image
-    from .files import read_transform, read_volume, write_image
+    from .files import write_image
 
     target = read_image(reference)
     image = read_image(input) if labels else read_volume(input, "image")

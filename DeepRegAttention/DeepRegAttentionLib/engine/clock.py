@@ -10,6 +10,9 @@ from typing import Callable, Dict, Iterator, Optional
 Progress = Callable[[str, float], None]
 """Called with a stage and the fraction of it that is done; what it raises stops the registration."""
 
+Report = Callable[[float], None]
+"""Called with the fraction done of one stage or one part of it; what it raises stops the work."""
+
 STAGES = ("prealign", "network", "refine", "warp", "maps")
 """In their order; a stage that a registration does not need is left out."""
 
@@ -30,7 +33,7 @@ class Clock:
     seconds: Dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+    def stage(self, name: str) -> Iterator[Report]:
         """Measure one stage; yields a function that takes the fraction done."""
         start = time.perf_counter()
         self._report(name, 0.0)
@@ -41,3 +44,8 @@ class Clock:
     def _report(self, name: str, fraction: float) -> None:
         if self.progress is not None:
             self.progress(name, fraction)
+
+
+def share(report: Report, start: float, end: float) -> Report:
+    """The report for a part of a stage, which takes it from one fraction to another."""
+    return lambda fraction: report(start + fraction * (end - start))

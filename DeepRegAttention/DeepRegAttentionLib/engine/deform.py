@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Callable, Optional, Tuple
+from functools import lru_cache
+from typing import Iterator, Optional, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .clock import Clock
-from .errors import MemoryLimitError, RegistrationWarning
-from .hardware import choose_device, choose_precision
+from .clock import Clock, Report
+from .errors import RegistrationWarning
+from .hardware import choose_device, choose_precision, is_out_of_memory, memory_errors
 from .method import Method
-from .models import load_model
+from .models import ModelFile, load_model
 from .networks.blocks import NetworkOutput
 from .options import RegistrationOptions
-from .refine import Objective, refine
+from .refine import Objective, Watch, refine
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ class Deformation:
     precision: str
 
 
-def deform(pair: WorkingPair, method: Method, options: RegistrationOptions, clock: Clock) -> Deformation:
+def deform(
+    pair: WorkingPair, method: Method, options: RegistrationOptions, clock: Clock, watch: Optional[Watch] = None
+) -> Deformation:
     """Find the displacement; on a GPU whose memory does not suffice it warns and goes on with the CPU.
+
+    Networks stay loaded: the next registration with the same model on the same device does not read it again.
 
     Raises
     ------
@@ -64,51 +69,70 @@ def deform(pair: WorkingPair, method: Method, options: RegistrationOptions, cloc
     device = choose_device(options.device)
     if device.type != "cpu":
         try:
-            return _deform_on(device, pair, method, options, clock)
+            return _deform_on(device, pair, method, options, clock, watch)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if device.type == "cuda":
             torch.cuda.empty_cache()
         message = "The GPU has too little free memory; the registration went on on the CPU."
         warnings.warn(message, RegistrationWarning, stacklevel=2)
-    try:
-        return _deform_on(torch.device("cpu"), pair, method, options, clock)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        message = "The images do not fit into memory; choose a coarser working spacing or crop them."
-        raise MemoryLimitError(message) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch has a class of its own for CUDA only; MPS and the CPU say it in words.
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+    with memory_errors():
+        return _deform_on(torch.device("cpu"), pair, method, options, clock, watch)
 
 
 def _deform_on(
-    device: torch.device, pair: WorkingPair, method: Method, options: RegistrationOptions, clock: Clock
+    device: torch.device,
+    pair: WorkingPair,
+    method: Method,
+    options: RegistrationOptions,
+    clock: Clock,
+    watch: Optional[Watch],
 ) -> Deformation:
     precision = choose_precision(options.precision, device)
     pair = pair.to(device)
     output = None
     if method.model is not None:
-        with clock.stage("network"):
-            output = _run_network(method, pair, device, precision)
+        with clock.stage("network") as report:
+            output = _run_network(_network(method.model, device), pair, precision, report)
     with clock.stage("refine") as report:
-        displacement = _refined(pair, method, options, output, report)
+        displacement = _refined(pair, method, options, output, report, watch)
     said = None if output is None else output.to("cpu")
     return Deformation(displacement.cpu(), said, str(device), str(precision).removeprefix("torch."))
 
 
-def _run_network(method: Method, pair: WorkingPair, device: torch.device, precision: torch.dtype) -> NetworkOutput:
-    assert method.model is not None
-    network = load_model(method.model, device)
-    mixed = nullcontext() if precision is torch.float32 else torch.autocast(device.type, precision)
-    with torch.inference_mode(), mixed:
+@lru_cache(maxsize=4)
+def _network(model: ModelFile, device: torch.device) -> nn.Module:
+    return load_model(model, device)
+
+
+def _run_network(network: nn.Module, pair: WorkingPair, precision: torch.dtype, report: Report) -> NetworkOutput:
+    device = pair.fixed.device.type
+    mixed = nullcontext() if precision is torch.float32 else torch.autocast(device, precision)
+    with torch.inference_mode(), mixed, _followed(network, report):
         output: NetworkOutput = network(pair.fixed, pair.moving)
     return output
+
+
+@contextmanager
+def _followed(network: nn.Module, report: Report) -> Iterator[None]:
+    """Report before and after each part of the network runs; what the report raises stops the network."""
+    parts = list(network.modules())
+    passed = 0
+
+    def step(*_: object) -> None:
+        nonlocal passed
+        passed += 1
+        # Some parts run for each image: how many runs there will be is not known before the end.
+        report(min(0.99, passed / (3 * len(parts))))
+
+    hooks = [part.register_forward_pre_hook(step) for part in parts]
+    hooks += [part.register_forward_hook(step) for part in parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _refined(
@@ -116,7 +140,8 @@ def _refined(
     method: Method,
     options: RegistrationOptions,
     output: Optional[NetworkOutput],
-    report: Callable[[float], None],
+    report: Report,
+    watch: Optional[Watch],
 ) -> Tensor:
     if output is not None and method.steps == 0:
         return output.displacement
@@ -131,4 +156,4 @@ def _refined(
         pair.landmarks if options.landmark_weight else None,
         options.landmark_weight,
     )
-    return refine(objective, None if output is None else output.displacement, method.steps, report)
+    return refine(objective, None if output is None else output.displacement, method.steps, report, watch)

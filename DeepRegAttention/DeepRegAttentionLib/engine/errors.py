@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class RegistrationError(Exception):
     """The base of every error that the engine raises on purpose; its text is one readable sentence."""
@@ -109,3 +112,9 @@ class CancelledError(RegistrationError):
 
 class RegistrationWarning(UserWarning):
     """Something was not as asked, and the registration went on; the text says how."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """``" (did you mean “…”?)"`` with the known word that is most like a mistyped one; empty if none is."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean “{close[0]}”?)" if close else ""

@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional
 
 import SimpleITK as sitk
 
+from .clock import Report, share
 from .images import warp_image
 from .landmarks import Landmarks
 from .metrics import dice, hd95, mean_over_labels, require_labels, summary, tre
@@ -17,16 +18,20 @@ def evaluate_labels(
     moving: sitk.Image,
     moving_labels: sitk.Image,
     fixed_labels: Optional[sitk.Image] = None,
+    progress: Optional[Report] = None,
 ) -> None:
     """Warp a label map and, with one of the fixed image, measure the overlap before and after.
 
-    Sets ``result.warped_labels`` and ``result.metrics["labels"]``.
+    Sets ``result.warped_labels`` and ``result.metrics["labels"]``. `progress` gets the fraction done and may
+    raise to stop.
 
     Raises
     ------
     LabelError
         A label map does not lie on its image's grid.
     """
+    report = progress or (lambda fraction: None)
+    report(0.0)
     require_labels(moving_labels, moving)
     result.warped_labels = warp_image(moving_labels, result.warped, result.transform, nearest=True)
     if fixed_labels is None:
@@ -34,13 +39,14 @@ def evaluate_labels(
     require_labels(fixed_labels, result.warped)
     unmoved = warp_image(moving_labels, result.warped, sitk.Transform(3, sitk.sitkIdentity), nearest=True)
     result.metrics["labels"] = {
-        "before": _overlap(fixed_labels, unmoved),
-        "after": _overlap(fixed_labels, result.warped_labels),
+        "before": _overlap(fixed_labels, unmoved, share(report, 0.1, 0.55)),
+        "after": _overlap(fixed_labels, result.warped_labels, share(report, 0.55, 1.0)),
     }
 
 
-def _overlap(fixed: sitk.Image, warped: sitk.Image) -> Dict[str, Any]:
-    overlap, distance = dice(fixed, warped), hd95(fixed, warped)
+def _overlap(fixed: sitk.Image, warped: sitk.Image, report: Report) -> Dict[str, Any]:
+    report(0.0)
+    overlap, distance = dice(fixed, warped), hd95(fixed, warped, progress=report)
     return {
         "mean_dice": mean_over_labels(overlap),
         "mean_hd95_mm": mean_over_labels(distance),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, ContextManager, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +118,12 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
     return determinant[:, None]
 
 
-def invert(displacement: Tensor, iterations: int = 30, tolerance: float = 1e-3) -> Tensor:
+def invert(
+    displacement: Tensor,
+    iterations: int = 30,
+    tolerance: float = 1e-3,
+    progress: Optional[Callable[[float], None]] = None,
+) -> Tensor:
     """The displacement w with ``w(x) + u(x + w(x)) = 0``, by Newton steps with the interpolated Jacobian.
 
     Parameters
@@ -129,10 +134,14 @@ def invert(displacement: Tensor, iterations: int = 30, tolerance: float = 1e-3) 
         At most so many steps.
     tolerance : float
         Stops once no residual inside the grid exceeds this, in voxels.
+    progress : callable, optional
+        Gets roughly the fraction done, before each step; may raise to stop.
     """
     newton = _inverse_jacobian(displacement)
     inverse = -displacement
     for n in range(iterations):
+        if progress is not None:
+            progress(1 - 0.8**n)
         residual = inverse + warp(displacement, inverse)
         if residual.abs().amax() < tolerance:
             break

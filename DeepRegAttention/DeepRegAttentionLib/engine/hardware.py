@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import sys
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Dict, Optional
+from pathlib import Path
+from typing import Dict, Iterator, Optional, Tuple
 
 import SimpleITK as sitk
 import torch
 
-from .errors import OptionError
+from .errors import MemoryLimitError, OptionError
 
 
 def choose_device(name: str) -> torch.device:
@@ -60,7 +65,7 @@ def keep_freed_memory() -> None:
     page by page and unmapped again, which can cost more than the arithmetic. Call it once at the start of a
     process that registers images; elsewhere than on glibc it does nothing.
     """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+    if not _has_glibc():
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4
     mallopt = ctypes.CDLL(None).mallopt
@@ -68,19 +73,124 @@ def keep_freed_memory() -> None:
         mallopt(ctypes.c_int(parameter), ctypes.c_int(value))
 
 
-def set_threads(threads: Optional[int]) -> None:
-    """Limit torch and SimpleITK to so many CPU threads; None leaves their own choice."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+def _has_glibc() -> bool:
+    return platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
 
 
-def describe_devices() -> Dict[str, str]:
-    """Name of each usable device, for people, keyed by option value."""
-    devices = {"cpu": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"}
+def release_memory() -> None:
+    """Return to the system what :func:`keep_freed_memory` kept, for a process that will be idle for a while."""
     if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        devices["cuda"] = f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        torch.cuda.empty_cache()
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def limited_threads(threads: Optional[int]) -> Iterator[None]:
+    """Limit torch and SimpleITK to so many CPU threads within the block; None leaves their own choice."""
+    if threads is None:
+        yield
+        return
+    before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    _set_threads(threads, threads)
+    try:
+        yield
+    finally:
+        _set_threads(*before)
+
+
+def _set_threads(of_torch: int, of_simpleitk: int) -> None:
+    torch.set_num_threads(of_torch)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(of_simpleitk)
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch, NumPy or SimpleITK raises when memory runs out."""
+    # Only some of them have a class for it; the others say it in words.
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or any(phrase in words for phrase in _NO_MEMORY)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn whatever is raised when memory runs out within the block into a MemoryLimitError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = "The images do not fit into memory; choose a coarser working spacing or crop them."
+        raise MemoryLimitError(message) from error
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device on which a registration can run.
+
+    Attributes
+    ----------
+    name : str
+        For people.
+    free_gib, total_gib : float, optional
+        Memory; None where the system does not tell.
+    """
+
+    name: str
+    free_gib: Optional[float] = None
+    total_gib: Optional[float] = None
+
+    def __str__(self) -> str:
+        if self.total_gib is None:
+            return self.name
+        free = "" if self.free_gib is None else f"{self.free_gib:.1f} of "
+        return f"{self.name}, {free}{self.total_gib:.1f} GiB{' free' if free else ''}"
+
+
+def list_devices() -> Dict[str, Device]:
+    """The usable devices, keyed by option value."""
+    free, total = _system_memory()
+    devices = {"cpu": Device(f"{_processor()}, {torch.get_num_threads()} threads", free, total)}
+    if torch.cuda.is_available():
+        free, total = (n / 2**30 for n in torch.cuda.mem_get_info())
+        devices["cuda"] = Device(torch.cuda.get_device_name(), free, total)
     if torch.backends.mps.is_available():
-        devices["mps"] = "Apple GPU"
+        devices["mps"] = Device("Apple GPU", devices["cpu"].free_gib, devices["cpu"].total_gib)
     return devices
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    return platform.processor() or platform.machine()
+
+
+def _system_memory() -> Tuple[Optional[float], Optional[float]]:
+    """Free and total memory of the computer in GiB."""
+    if platform.system() == "Linux":
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        return kib["MemAvailable"] / 2**20, kib["MemTotal"] / 2**20
+    if sys.platform == "win32":
+        return _windows_memory()
+    return None, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def _windows_memory() -> Tuple[Optional[float], Optional[float]]:
+    if sys.platform != "win32":
+        return None, None
+
+    class Status(ctypes.Structure):  # MEMORYSTATUSEX
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            ("total", ctypes.c_ulonglong),
+            ("free", ctypes.c_ulonglong),
+            ("others", ctypes.c_ulonglong * 5),
+        )
+
+    status = Status(length=ctypes.sizeof(Status))
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return None, None
+    return status.free / 2**30, status.total / 2**30

@@ -66,12 +66,12 @@ def _dicom_files(folder: Path) -> tuple[str, ...]:
     return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
 
 
-def write_complete(image: sitk.Image, path: PathLike) -> None:
-    """Write an image, compressed where its format can be; OSError or RuntimeError if that fails.
+def write_complete(image: sitk.Image, path: PathLike, compress: bool = True) -> None:
+    """Write an image, compressed if wanted and where its format can be; OSError or RuntimeError if that fails.
 
     ITK's writer of NIfTI files says nothing when the disk is full, so the size in their gzip trailer is read.
     """
-    sitk.WriteImage(image, str(path), useCompression=True)
+    sitk.WriteImage(image, str(path), useCompression=compress)
     values = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
     if str(path).endswith(".nii.gz"):
         with Path(path).open("rb") as file:

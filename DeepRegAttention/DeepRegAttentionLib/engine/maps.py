@@ -6,6 +6,7 @@ from typing import Dict, Optional
 
 import SimpleITK as sitk
 
+from .clock import Report
 from .fields import jacobian_determinant
 from .geometry import Grid, mm_to_voxels, resample, to_image, to_tensor, voxels_to_mm
 from .networks.blocks import NetworkOutput
@@ -25,7 +26,7 @@ def resample_vectors(field: sitk.Image, grid: Grid) -> sitk.Image:
     return sitk.Resample(field, *target, 0.0, sitk.sitkVectorFloat32)
 
 
-def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid) -> Dict[str, sitk.Image]:
+def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid, report: Report) -> Dict[str, sitk.Image]:
     """What the network can say for itself, resampled from the working grid to the fixed one.
 
     Returns
@@ -35,7 +36,11 @@ def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid) ->
     """
     if output is None:
         return {}
-    maps = {name: resample(to_image(tensor, own), fixed) for name, tensor in output.maps.items()}
+    maps = {}
+    for n, (name, tensor) in enumerate(output.maps.items()):
+        report(n / (len(output.maps) + 1))
+        maps[name] = resample(to_image(tensor, own), fixed)
+    report(len(output.maps) / (len(output.maps) + 1))
     if output.forces:
         force = to_image(voxels_to_mm(total_force(output.forces), own), own)
         maps["driving_force"] = resample_vectors(force, fixed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Optional
+from typing import List, Optional, Sequence, Tuple
 
 import SimpleITK as sitk
 
@@ -66,7 +66,7 @@ def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOp
     if not options.refine:
         message = f"{reason} The images are registered by {_STEPS} steps of refinement."
         warnings.warn(message, RegistrationWarning, stacklevel=2)
-    grid = working_grid(fixed, options.spacing or _spacing_for(fixed), _MULTIPLE)
+    grid = working_grid(fixed, options.spacing or _spacing_for(fixed.GetSize(), fixed.GetSpacing()), _MULTIPLE)
     weight = _REGULARIZATION if weight is None else weight
     return Method(None, reason, IntensityRecipe(), grid, options.refine or _STEPS, weight)
 
@@ -84,8 +84,23 @@ def _choose_model(fixed: sitk.Image, moving: sitk.Image, name: str) -> tuple[Opt
     return choice.model, choice.reason
 
 
-def _spacing_for(fixed: sitk.Image) -> float:
+def _spacing_for(size: Sequence[int], spacing: Sequence[float]) -> float:
     """The finest isotropic spacing in mm that keeps the working grid at a size that is quick to refine."""
-    grid = Grid.of(fixed)
-    volume = math.prod(float(n * s) for n, s in zip(grid.size, grid.spacing))
-    return max(min(grid.spacing), (volume / _VOXELS) ** (1 / 3))
+    volume = math.prod(float(n * s) for n, s in zip(size, spacing))
+    return max(min(spacing), (volume / _VOXELS) ** (1 / 3))
+
+
+def working_voxels(size: Sequence[int], spacing: Sequence[float], options: RegistrationOptions) -> int:
+    """Voxels of the working grid for a fixed image of this size and spacing (mm), before the images are known.
+
+    Where the options leave the model open, those of the largest grid that it could be. Raises ModelError if the
+    model is unknown or damaged.
+    """
+    grids: List[Tuple[float, int]] = []
+    if options.model in ("auto", "none"):
+        grids.append((options.spacing or _spacing_for(size, spacing), _MULTIPLE))
+    if options.model != "none":
+        models = list_models() if options.model == "auto" else [find_model(options.model)]
+        grids += [(options.spacing or model.info.spacing, model.info.shape_multiple) for model in models]
+    extents = [n * s for n, s in zip(size, spacing)]
+    return max(math.prod(math.ceil(e / step / multiple) * multiple for e in extents) for step, multiple in grids)

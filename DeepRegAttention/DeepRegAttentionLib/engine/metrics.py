@@ -6,8 +6,7 @@ that is missing in one of the two images).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import Optional
 
@@ -16,6 +15,7 @@ import SimpleITK as sitk
 
 from .errors import EmptyImageError, ImageError, LabelError, MaskError
 from .landmarks import Landmarks, require_pairs, transform_points
+from .parallel import Threads
 
 _SSIM_WIDTH = 7
 _SSIM_SLAB = 8
@@ -115,7 +115,7 @@ def ssim(fixed: np.ndarray, warped: np.ndarray, mask: Optional[np.ndarray] = Non
         weight = mask[slab][tuple(slice(w // 2, w // 2 + n) for w, n in zip(width, values.shape))]
         return float(values[weight].sum(dtype=np.float64)), float(weight.sum())
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with Threads(_THREADS) as pool:
         total, count = np.sum(list(pool.map(of_slab, starts)), axis=0)
     return float(total / count) if count else float("nan")
 
@@ -195,12 +195,16 @@ def dice(
 
 
 def hd95(
-    fixed_labels: sitk.Image, warped_labels: sitk.Image, labels: Optional[Iterable[int]] = None
+    fixed_labels: sitk.Image,
+    warped_labels: sitk.Image,
+    labels: Optional[Iterable[int]] = None,
+    progress: Optional[Callable[[float], None]] = None,
 ) -> dict[int, float]:
     """95th percentile of the distances between the surfaces of each structure in mm, the larger direction.
 
     Surface voxels are those with one of six neighbours outside the structure; distances are Euclidean
     between their centres. Arguments and errors as in :func:`dice`; NaN where one image lacks the structure.
+    `progress` gets the fraction of the structures that are measured and may raise to stop.
     """
     a, b = _label_pair(fixed_labels, warped_labels)
     boxes = _bounding_boxes(fixed_labels), _bounding_boxes(warped_labels)
@@ -211,8 +215,12 @@ def hd95(
         where = _union(boxes[0][label], boxes[1][label])
         return _surface_distance(a[where] == label, b[where] == label, fixed_labels.GetSpacing())
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        measured = dict(zip(shared, pool.map(of_label, shared)))
+    measured = {}
+    with Threads(_THREADS) as pool:
+        for label, distance in zip(shared, pool.map(of_label, shared)):
+            measured[label] = distance
+            if progress is not None:
+                progress(len(measured) / len(shared))
     return {label: measured.get(label, float("nan")) for label in chosen}
 
 

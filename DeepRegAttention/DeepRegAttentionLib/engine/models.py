@@ -7,7 +7,6 @@ the list of models can be shown without it.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ import numpy as np
 import safetensors
 import SimpleITK as sitk
 
-from .errors import ModelError, OutputError
+from .errors import ModelError, OutputError, suggestion
 from .intensity import IntensityRecipe, background_value
 from .networks import NETWORKS, build_network
 from .resources import resource_folder
@@ -137,10 +136,15 @@ class ModelInfo:
 class ModelFile:
     """A model and where it lies."""
 
-    info: ModelInfo
+    info: ModelInfo = field(hash=False)
     path: Path
     sha256: str
     """What the list of models promises; of a file that is in no list, what it was when it was found."""
+
+    def to_dict(self) -> Dict[str, Any]:
+        """What it says of itself and its file, with the size in bytes, as plain values for JSON."""
+        size = self.path.stat().st_size if self.path.is_file() else None
+        return {"file": str(self.path), "size": size, "sha256": self.sha256, **self.info.to_dict()}
 
 
 class Choice(NamedTuple):
@@ -184,9 +188,7 @@ def find_model(name_or_path: Union[str, Path], folder: Optional[Path] = None) ->
         return models[name]
     if not models:
         raise ModelError(f"There is no model “{name}”: no models are installed; give the path of a {SUFFIX} file.")
-    close = difflib.get_close_matches(name, models, n=1)
-    hint = f" (did you mean “{close[0]}”?)" if close else ""
-    raise ModelError(f"There is no model “{name}”{hint}; the models are {', '.join(models)}.")
+    raise ModelError(f"There is no model “{name}”{suggestion(name, models)}; the models are {', '.join(models)}.")
 
 
 def read_model_info(path: Path) -> ModelInfo:

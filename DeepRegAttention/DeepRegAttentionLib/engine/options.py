@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from .errors import OptionError
+from .errors import OptionError, suggestion
 
 PREALIGNMENTS: Tuple[str, ...] = ("none", "centre", "rigid", "affine")
 SIMILARITIES: Tuple[str, ...] = ("lncc", "mind", "mi", "mse")
@@ -90,7 +89,7 @@ class RegistrationOptions:
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
-                raise OptionError(f"There is no option “{key}”{_suggestion(key, known)}.")
+                raise OptionError(f"There is no option “{key}”{suggestion(key, known)}.")
         return cls(**values)
 
     def to_dict(self) -> Dict[str, Any]:
@@ -100,7 +99,7 @@ class RegistrationOptions:
 
 def _require_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
     if value not in choices:
-        hint = _suggestion(str(value), list(choices))
+        hint = suggestion(str(value), choices)
         raise OptionError(f"{name} must be one of {', '.join(choices)}; “{value}” is not{hint}.")
 
 
@@ -117,8 +116,3 @@ def _require_range(name: str, value: float, low: float, high: float) -> None:
 def _require_whole(name: str, value: Optional[float]) -> None:
     if value is not None and not isinstance(value, int):
         raise OptionError(f"{name} must be a whole number; “{value}” is not.")
-
-
-def _suggestion(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean “{close[0]}”?)" if close else ""

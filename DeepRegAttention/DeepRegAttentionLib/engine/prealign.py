@@ -84,7 +84,11 @@ def prealign(
     result = sitk.AffineTransform(3) if initial is None else initial
     masks = _binary(fixed_mask, "fixed"), _binary(moving_mask, "moving")
     if method != "none":
-        pair = _Pair(_Side.of(fixed, masks[0], "fixed"), _Side.of(moving, masks[1], "moving"), initial)
+        sides = []
+        for side in ((fixed, masks[0], "fixed"), (moving, masks[1], "moving")):
+            sides.append(_Side.of(*side))
+            report(0.0)
+        pair = _Pair(sides[0], sides[1], initial)
         result = _chain(initial, _align(pair, method, report))
     _require_overlap(fixed, moving, masks, result)
     report(1.0)
@@ -242,6 +246,7 @@ class _Search:
         self.target = _marked(pair.moving.mask, self.levels[_COARSE][1])
 
     def _images(self, level: float) -> tuple[sitk.Image, sitk.Image]:
+        self.report(0.0)
         spacing = level * self.length
         fixed, moving = (_shrink(side.image, spacing) for side in (self.pair.fixed, self.pair.moving))
         return _blur(fixed, spacing / 2), _blur(moving, spacing / 2)
@@ -269,6 +274,7 @@ class _Search:
 
     def _penalty(self, transform: sitk.Transform) -> float:
         """Negative mutual information, weighted by the overlap lest a small overlap look good."""
+        self._report(0.0)
         overlap = _hits(self.probe, self.target, transform)
         return overlap * self.cost(transform, _COARSE) if overlap > 0 else np.inf
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .clock import Report, share
 from .fields import compose, exponentiate, resize_field, smooth, warp
 from .regularization import diffusion, folding
 from .similarity import SIMILARITY_LOSSES
 
-ProgressCallback = Callable[[float], None]
+Watch = Callable[[Tensor], None]
+"""Called with the displacement so far, ``(1, 3, k, j, i)`` in voxels of a grid that may still be a coarser one."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,11 @@ def landmark_distance(displacement: Tensor, fixed: Tensor, moving: Tensor) -> Te
 
 
 def refine(
-    objective: Objective, start: Optional[Tensor], steps: int, progress: Optional[ProgressCallback] = None
+    objective: Objective,
+    start: Optional[Tensor],
+    steps: int,
+    progress: Optional[Report] = None,
+    watch: Optional[Watch] = None,
 ) -> Tensor:
     """Optimise a stationary velocity v so that u o exp(v) minimises the objective.
 
@@ -105,7 +111,9 @@ def refine(
         At most so many on the working grid (as many again on each coarser one when from zero); ends
         earlier once the loss no longer falls.
     progress : callable, optional
-        Gets the fraction done; may raise to stop.
+        Gets the fraction done, twice a step; may raise to stop.
+    watch : callable, optional
+        Gets the displacement so far at each step.
 
     Returns
     -------
@@ -117,25 +125,28 @@ def refine(
     factors = [1] if start is not None else [*coarser, 1]
     if start is not None and start.is_inference():
         start = start.clone()  # what an inference made takes part in no gradient
-    for n, factor in enumerate(factors):
+    report = progress or (lambda fraction: None)
+    for factor, (begin, end) in zip(factors, _shares(factors)):
         level = objective.coarser(factor)
         size = level.fixed.shape[2:]
         here = torch.zeros(1, 3, *size).to(level.fixed) if start is None else resize_field(start, size)
-
-        def report(fraction: float, done: int = n) -> None:
-            if progress is not None:
-                progress((done + fraction) / len(factors))
-
-        start = _descend(level, here, steps, report)
+        start = _descend(level, here, steps, share(report, begin, end), watch or (lambda displacement: None))
     assert start is not None
     return start
+
+
+def _shares(factors: Sequence[int]) -> List[Tuple[float, float]]:
+    """Where in the whole each level begins and ends: a step costs as much as its grid has voxels."""
+    costs = [factor**-3 for factor in factors]
+    ends = [sum(costs[: n + 1]) / sum(costs) for n in range(len(costs))]
+    return list(zip([0.0, *ends], ends))
 
 
 def _odd(shape: Tuple[int, ...], factor: int) -> bool:
     return any(n % factor for n in shape)
 
 
-def _descend(objective: Objective, start: Tensor, steps: int, progress: ProgressCallback) -> Tensor:
+def _descend(objective: Objective, start: Tensor, steps: int, progress: Report, watch: Watch) -> Tensor:
     """Adam on velocity nodes every two voxels, smoothed: coarse enough to be smooth, fine enough to fit."""
     nodes = [max(2, n // 2) for n in start.shape[2:]]
     velocity = torch.zeros(1, 3, *nodes, device=start.device, requires_grad=True)
@@ -148,8 +159,10 @@ def _descend(objective: Objective, start: Tensor, steps: int, progress: Progress
         losses.append(float(loss.detach()))
         if losses[-1] < best_loss:
             best, best_loss = displacement.detach(), losses[-1]
+        watch(displacement.detach())
         if _converged(losses):
             break
+        progress((step + 0.5) / steps)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

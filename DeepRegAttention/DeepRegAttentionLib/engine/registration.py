@@ -10,12 +10,12 @@ import SimpleITK as sitk
 import torch
 
 from .. import __version__
-from .clock import Clock, Progress
+from .clock import Clock, Progress, Report, share
 from .deform import Deformation, WorkingPair, deform
 from .errors import OverlapError, RegistrationWarning
 from .fields import invert
 from .geometry import Grid, displacement_transform, points_to_voxels, resample, to_tensor, voxels_to_mm
-from .hardware import set_threads
+from .hardware import limited_threads
 from .images import check_image, check_map, check_mask, check_pair, warp_image
 from .intensity import IntensityRecipe, normalise
 from .landmarks import Landmarks, require_pairs, transform_landmarks
@@ -24,6 +24,7 @@ from .method import Method, choose_method
 from .metrics import inverse_consistency, jacobian_statistics, similarity
 from .options import RegistrationOptions
 from .prealign import prealign
+from .preview import Preview, Show
 from .result import RegistrationResult
 
 
@@ -57,6 +58,7 @@ def register(
     options: Optional[RegistrationOptions] = None,
     guidance: Optional[Guidance] = None,
     progress: Optional[Progress] = None,
+    watch: Optional[Show] = None,
 ) -> RegistrationResult:
     """Register a moving to a fixed image.
 
@@ -70,6 +72,9 @@ def register(
         Masks, initial transform, landmarks, regularization map.
     progress : callable, optional
         Called with a stage and the fraction done; may raise ``CancelledError``.
+    watch : callable, optional
+        Called while refining with the moving image as warped so far, at most once a second: its own
+        intensities, float32, on the working grid.
 
     Returns
     -------
@@ -80,14 +85,25 @@ def register(
     RegistrationError
         One of its kinds, with a sentence that says what is wrong.
     """
-    options, guidance, clock = options or RegistrationOptions(), guidance or Guidance(), Clock(progress)
-    set_threads(options.threads)
-    fixed_checked, moving_checked = check_image(fixed, "fixed image"), check_image(moving, "moving image")
-    check_pair(fixed, moving)
-    guidance = _checked(guidance, fixed, moving)
-    method = choose_method(fixed_checked, moving_checked, options)
+    options, guidance = options or RegistrationOptions(), guidance or Guidance()
+    with limited_threads(options.threads):
+        return _register(fixed, moving, options, guidance, Clock(progress), watch)
 
+
+def _register(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    options: RegistrationOptions,
+    guidance: Guidance,
+    clock: Clock,
+    watch: Optional[Show],
+) -> RegistrationResult:
     with clock.stage("prealign") as report:
+        fixed_checked, moving_checked = check_image(fixed, "fixed image"), check_image(moving, "moving image")
+        check_pair(fixed, moving)
+        guidance = _checked(guidance, fixed, moving)
+        report(0.02)
+        method = choose_method(fixed_checked, moving_checked, options)
         linear = prealign(
             fixed_checked,
             moving_checked,
@@ -95,43 +111,56 @@ def register(
             initial=guidance.initial_transform,
             fixed_mask=guidance.fixed_mask,
             moving_mask=guidance.moving_mask,
-            progress=report,
+            progress=share(report, 0.04, 0.8),
         )
         fixed_normal, moving_normal = (_normalised(i, method.recipe) for i in (fixed_checked, moving_checked))
+        report(0.9)
         pair = _working_pair(fixed_normal, moving_normal, linear, guidance, method.grid)
 
-    found = deform(pair, method, options, clock)
+    preview = None if watch is None else Preview(moving_checked, linear, method.grid, watch)
+    found = deform(pair, method, options, clock, preview)
 
-    with clock.stage("warp"):
+    with clock.stage("warp") as report:
         field = displacement_transform(voxels_to_mm(found.displacement, method.grid), method.grid)
         transform = _chain(linear, field)
+        report(0.1)
         warped = warp_image(moving, fixed, transform)
+        report(0.5)
         jacobian = jacobian_map(field, Grid.of(fixed))
 
-    with clock.stage("maps"):
-        inverse = _inverse(linear, found, method.grid)
+    with clock.stage("maps") as report:
+        inverse = _inverse(linear, found, method.grid, share(report, 0.0, 0.4))
         result = RegistrationResult(warped, transform, inverse, _total_displacement(transform, fixed))
         result.maps["jacobian"] = jacobian
-        moved = {
-            name: resample(moving_normal, Grid.of(fixed), by)
-            for name, by in (("before", guidance.initial_transform), ("linear", linear), ("after", transform))
-        }
+        moved: Dict[str, sitk.Image] = {}
+        for name, by in (("before", guidance.initial_transform), ("linear", linear), ("after", transform)):
+            report(0.5 + 0.05 * len(moved))
+            moved[name] = resample(moving_normal, Grid.of(fixed), by)
         if options.maps:
-            result.maps.update(explanation_maps(found.output, method.grid, Grid.of(fixed)))
+            result.maps.update(explanation_maps(found.output, method.grid, Grid.of(fixed), share(report, 0.6, 0.7)))
             result.maps.update(difference_maps(fixed_normal, moved["linear"], moved["after"]))
-        result.metrics.update(_measures(result, fixed_normal, moved, guidance.fixed_mask))
-        result.metrics["driving_force"] = driving_force_statistics(found.output)
+        measures = _measures(result, fixed_normal, moved, guidance.fixed_mask, share(report, 0.7, 1.0))
+        result.metrics.update(measures, driving_force=driving_force_statistics(found.output))
 
     result.metrics.update(_provenance(options, method, found), seconds=dict(clock.seconds))
     return result
 
 
 def _measures(
-    result: RegistrationResult, fixed: sitk.Image, moved: Dict[str, sitk.Image], mask: Optional[sitk.Image]
+    result: RegistrationResult,
+    fixed: sitk.Image,
+    moved: Dict[str, sitk.Image],
+    mask: Optional[sitk.Image],
+    report: Report,
 ) -> Dict[str, Any]:
     """What can be measured without knowing the anatomy."""
+    alike: Dict[str, Dict[str, float]] = {}
+    for name, image in moved.items():
+        report(len(alike) / 4)
+        alike[name] = similarity(fixed, image, mask)
+    report(0.75)
     return {
-        "similarity": {name: similarity(fixed, image, mask) for name, image in moved.items()},
+        "similarity": alike,
         "jacobian": jacobian_statistics(result.maps["jacobian"], mask),
         "inverse_consistency_mm": _inverse_consistency(result, fixed),
     }
@@ -197,14 +226,14 @@ def _chain(linear: sitk.Transform, field: sitk.Transform) -> sitk.CompositeTrans
     return chain
 
 
-def _inverse(linear: sitk.Transform, found: Deformation, grid: Grid) -> Optional[sitk.Transform]:
+def _inverse(linear: sitk.Transform, found: Deformation, grid: Grid, report: Report) -> Optional[sitk.Transform]:
     try:
         back = linear.GetInverse()
     except RuntimeError:
         message = "The initial transform has no inverse, so the result has none either."
         warnings.warn(message, RegistrationWarning, stacklevel=2)
         return None
-    field = displacement_transform(voxels_to_mm(invert(found.displacement), grid), grid)
+    field = displacement_transform(voxels_to_mm(invert(found.displacement, progress=report), grid), grid)
     return _chain(field, back)
 
 

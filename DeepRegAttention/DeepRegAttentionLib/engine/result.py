@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Union
@@ -14,8 +15,10 @@ from typing import Any, Dict, Mapping, Optional, Union
 import numpy as np
 import SimpleITK as sitk
 
+from .clock import Report, share
 from .errors import OutputError
 from .images import write_complete
+from .parallel import Threads
 
 MAP_MEANINGS: Mapping[str, str] = {
     "jacobian": "Local change of volume of the deformation (affine part left out): 1 keeps it, below 1 shrinks, "
@@ -35,6 +38,7 @@ MAP_MEANINGS: Mapping[str, str] = {
 """Every map that a registration can explain itself with, and what it means."""
 
 EXTENSIONS = (".nii.gz", ".nrrd")
+_PARTIAL = ".writing-"
 
 
 @dataclass
@@ -67,8 +71,30 @@ class RegistrationResult:
     metrics: Dict[str, Any] = field(default_factory=dict)
     warped_labels: Optional[sitk.Image] = None
 
-    def save(self, folder: Union[str, Path], extension: str = ".nii.gz") -> Path:
+    def plain_metrics(self) -> Dict[str, Any]:
+        """The metrics as JSON has them: null where a number does not exist."""
+        plain: Dict[str, Any] = _without_nan(self.metrics)
+        return plain
+
+    def save(
+        self,
+        folder: Union[str, Path],
+        extension: str = ".nii.gz",
+        compress: bool = True,
+        progress: Optional[Report] = None,
+    ) -> Path:
         """Write the result folder; an older result there is replaced only once the new one is complete.
+
+        Parameters
+        ----------
+        folder : path
+            Made if it does not exist.
+        extension : {".nii.gz", ".nrrd"}
+            Format of the images.
+        compress : bool
+            Whether NRRD images are compressed; without it they are written and read several times as fast.
+        progress : callable, optional
+            Gets the fraction of the files that are written; may raise to stop.
 
         Raises
         ------
@@ -78,8 +104,8 @@ class RegistrationResult:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as partial:
-                self._write_files(Path(partial), extension)
+            with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial:
+                self._write_files(Path(partial), extension, compress, progress or (lambda fraction: None))
                 _remove_result(folder)
                 for file in Path(partial).iterdir():
                     file.replace(folder / file.name)
@@ -87,21 +113,27 @@ class RegistrationResult:
             raise OutputError(f"The result cannot be written to {folder}: {_reason(error, folder)}.") from error
         return folder
 
-    def _write_files(self, folder: Path, extension: str) -> None:
+    def _write_files(self, folder: Path, extension: str, compress: bool, report: Report) -> None:
         images = {"warped": self.warped, "displacement": self.displacement, **self.maps}
         if self.warped_labels is not None:
             images["warped_labels"] = self.warped_labels
         # Before the images, which would take the room that was found for them.
-        self._write_transforms(folder)
-        with ThreadPoolExecutor() as pool:
-            jobs = [pool.submit(_write_image, image, folder / f"{name}{extension}") for name, image in images.items()]
-            for job in jobs:
+        self._write_transforms(folder, share(report, 0.0, 0.4))
+        with Threads() as pool:
+            jobs = [
+                pool.submit(_write_image, image, folder / f"{name}{extension}", compress)
+                for name, image in images.items()
+            ]
+            for done, job in enumerate(as_completed(jobs), start=1):
                 job.result()
-        (folder / "metrics.json").write_text(json.dumps(_without_nan(self.metrics), indent=2) + "\n")
+                report(0.4 + 0.6 * done / len(jobs))
+        (folder / "metrics.json").write_text(json.dumps(self.plain_metrics(), indent=2) + "\n")
 
-    def _write_transforms(self, folder: Path) -> None:
+    def _write_transforms(self, folder: Path, report: Report) -> None:
         """One after the other: the HDF5 library must not be used by two threads at once."""
+        report(0.0)
         _write_transform(self.transform, folder / "transform.h5")
+        report(0.5)
         if self.inverse_transform is not None:
             _write_transform(self.inverse_transform, folder / "inverse_transform.h5")
 
@@ -118,11 +150,11 @@ def _write_transform(transform: sitk.Transform, path: Path) -> None:
     sitk.WriteTransform(transform, str(path))
 
 
-def _write_image(image: sitk.Image, path: Path) -> None:
+def _write_image(image: sitk.Image, path: Path, compress: bool) -> None:
     name = path.name.split(".")[0]
-    if name != "warped" and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkVectorFloat32):
+    if compress and name != "warped" and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkVectorFloat32):
         image = _rounded(image, 256 if name in ("displacement", "driving_force") else 1024)
-    write_complete(image, path)
+    write_complete(image, path, compress)
 
 
 def _rounded(image: sitk.Image, parts: int) -> sitk.Image:
@@ -144,6 +176,24 @@ def _remove_result(folder: Path) -> None:
             (folder / f"{name}{extension}").unlink(missing_ok=True)
     for name in ("transform.h5", "inverse_transform.h5", "metrics.json", "report.html"):
         (folder / name).unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what a save left in a result folder because its process was ended."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OutputError if a folder cannot be made or written, before anything is computed for it."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise OutputError(f"The result cannot be written to {folder}: {existing} is a file.")
+    if not os.access(existing, os.W_OK):
+        raise OutputError(f"The result cannot be written to {folder}: you may not write in {existing}.")
 
 
 def _reason(error: Exception, folder: Path) -> str:

@@ -68,10 +68,17 @@ class GlobalSelfAttention(nn.Module):
         Channels of the feature map, divisible by ``heads``.
     heads : int
         Independent attentions over equal shares of the channels.
+
+    Raises
+    ------
+    ValueError
+        The channels cannot be shared equally.
     """
 
     def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels on the coarsest level are no multiple of the {heads} heads")
         self.heads = heads
         self.norm = nn.LayerNorm(channels)
         self.query_key_value = nn.Linear(channels, 3 * channels)

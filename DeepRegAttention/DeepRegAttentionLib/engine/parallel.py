@@ -1,0 +1,19 @@
+"""Several threads for work that releases Python's lock, such as writing files and measuring structures."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Optional, Type
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool that drops what has not begun when its block is left by an exception, so that stopping is quick."""
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.shutdown(wait=True, cancel_futures=kind is not None)

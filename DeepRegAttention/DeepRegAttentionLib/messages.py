@@ -1,0 +1,278 @@
+"""The worker's language: one JSON object a line, commands in, events out. Plain Python, for every side of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+COMMANDS = ("register", "cancel", "models", "device", "shutdown")
+"""What the worker understands; all but ``shutdown`` carry an ``id``: of the job, or of the question."""
+
+EVENTS = ("ready", "progress", "map", "warning", "done", "error", "cancelled")
+"""What the worker says; ``done``, ``error`` and ``cancelled`` end a job or answer a question."""
+
+ENDINGS = ("done", "error", "cancelled")
+
+STAGES = ("read", "prealign", "network", "refine", "warp", "maps", "measure", "write")
+"""Of a job, in their order; a stage that a job does not need is left out."""
+
+
+class MessageError(ValueError):
+    """A line is no command; the text is one sentence.
+
+    Attributes
+    ----------
+    id : str, optional
+        Of the command, as far as it could be read.
+    """
+
+    def __init__(self, sentence: str, id: Optional[str] = None) -> None:
+        super().__init__(sentence)
+        self.id = id
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files of one registration, by the names of the command line's options; absent ones are None."""
+
+    fixed: str
+    moving: str
+    fixed_mask: Optional[str] = None
+    moving_mask: Optional[str] = None
+    initial_transform: Optional[str] = None
+    regularization_map: Optional[str] = None
+    fixed_landmarks: Optional[str] = None
+    moving_landmarks: Optional[str] = None
+    labels: Optional[str] = None
+    fixed_labels: Optional[str] = None
+
+    def to_dict(self) -> Dict[str, str]:
+        """The files that are given."""
+        return {name: path for name, path in asdict(self).items() if path is not None}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One registration as the worker is asked for it.
+
+    Attributes
+    ----------
+    id : str
+        Comes back with every event of the job.
+    inputs : Inputs
+        Files to read.
+    folder : str
+        Where the result folder is written, images as uncompressed NRRD.
+    options : dict
+        Fields of ``RegistrationOptions``; those left out keep their defaults.
+    watch : bool
+        Whether the warped image is shown while it is refined (``map`` events).
+    report : bool
+        Whether ``report.html`` is written, too.
+    """
+
+    id: str
+    inputs: Inputs
+    folder: str
+    options: Dict[str, Any] = field(default_factory=dict)
+    watch: bool = False
+    report: bool = False
+
+    def command(self) -> Dict[str, Any]:
+        """The ``register`` command."""
+        return {"command": "register", **asdict(self), "inputs": self.inputs.to_dict()}
+
+
+@dataclass(frozen=True)
+class Question:
+    """``device``: what this computer offers and, given a fixed image, how much memory a registration needs.
+
+    Attributes
+    ----------
+    id : str
+        Comes back with the answer.
+    size : (int, int, int), optional
+        Voxels of the fixed image along i, j, k; the moving image is taken to be alike.
+    spacing : (float, float, float), optional
+        Its spacing in mm.
+    options : dict
+        Fields of ``RegistrationOptions`` that the registration would have.
+    """
+
+    id: str
+    size: Optional[Tuple[int, int, int]] = None
+    spacing: Optional[Tuple[float, float, float]] = None
+    options: Dict[str, Any] = field(default_factory=dict)
+
+    def command(self) -> Dict[str, Any]:
+        """The ``device`` command."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"command": "device", **given}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line that was understood; ``job`` comes with ``register``, ``question`` with ``device``."""
+
+    command: str
+    id: Optional[str] = None
+    job: Optional[Job] = None
+    question: Optional[Question] = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that the worker said; fields that the kind of event does not have are None.
+
+    Attributes
+    ----------
+    event : str
+        One of ``EVENTS``.
+    id : str, optional
+        The job's, or the asking command's.
+    stage, fraction, eta_s
+        ``progress``: one of ``STAGES``, how much of the whole job is done (0..1), seconds that are left (None:
+        unknown).
+    name, path
+        ``map``: which image was renewed, and its file, which is gone once the job has ended. ``error`` with the
+        code ``missing-package``: the name of the package to install.
+    folder, metrics
+        ``done`` after ``register``: the result folder and what was measured.
+    models, devices
+        ``done`` after ``models``: what each file says of itself, with ``file``, ``size`` (bytes) and ``sha256``.
+        After ``device``: ``name``, ``free_gib``, ``total_gib`` of each, and of the CPU ``needed_gib``, if asked for.
+    code, message, detail
+        ``error`` (and ``message`` alone: ``warning``): for programs, for people, for a bug report.
+    """
+
+    event: str
+    id: Optional[str] = None
+    stage: Optional[str] = None
+    fraction: Optional[float] = None
+    eta_s: Optional[float] = None
+    name: Optional[str] = None
+    path: Optional[str] = None
+    folder: Optional[str] = None
+    metrics: Optional[Dict[str, Any]] = None
+    models: Optional[List[Dict[str, Any]]] = None
+    devices: Optional[Dict[str, Any]] = None
+    code: Optional[str] = None
+    message: Optional[str] = None
+    detail: Optional[str] = None
+
+    def to_dict(self) -> Dict[str, Any]:
+        """The fields that this event has."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def encode(message: Dict[str, Any]) -> bytes:
+    """One message as a line of UTF-8; NaN and infinities raise ValueError, JSON has none."""
+    return (json.dumps(message, allow_nan=False) + "\n").encode("utf-8")
+
+
+def decode_event(line: bytes) -> Optional[Event]:
+    """An event from a line of the worker's output; None for anything else, such as a library's stray print."""
+    try:
+        values = json.loads(line.decode("utf-8", errors="replace"))
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or values.get("event") not in EVENTS:
+        return None
+    known = {field.name for field in fields(Event)}
+    return Event(**{name: value for name, value in values.items() if name in known})
+
+
+def decode_command(line: bytes) -> Command:
+    """A command from a line of the worker's input; MessageError says what is wrong with it."""
+    values = _object(line)
+    id = values.get("id")
+    if id is not None and not isinstance(id, str):
+        raise MessageError(f"The id of a command must be a text; {id!r} is not.")
+    try:
+        return _command(values, id)
+    except MessageError as error:
+        raise MessageError(str(error), id) from None
+
+
+def _object(line: bytes) -> Dict[str, Any]:
+    try:
+        values = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise MessageError(f"A line must hold one JSON object; this one does not ({error}).") from error
+    if not isinstance(values, dict):
+        raise MessageError("A line must hold one JSON object; this one holds something else.")
+    return values
+
+
+def _command(values: Mapping[str, Any], id: Optional[str]) -> Command:
+    name = values.get("command")
+    if name not in COMMANDS:
+        raise MessageError(f"There is no command {name!r}; the commands are {', '.join(COMMANDS)}.")
+    if id is None and name != "shutdown":
+        raise MessageError(f"The command “{name}” needs an id.")
+    job = _job(values) if name == "register" else None
+    question = _question(values) if name == "device" else None
+    return Command(name, id, job, question)
+
+
+def _job(values: Mapping[str, Any]) -> Job:
+    given = _take(values, "inputs", dict, "an object", None)
+    for key, path in given.items():
+        if key not in _INPUTS:
+            raise MessageError(f"There is no input “{key}”; the inputs are {', '.join(_INPUTS)}.")
+        if path is not None and not isinstance(path, str):
+            raise MessageError(f"The input “{key}” must be the path of a file; {path!r} is not.")
+    for key in ("fixed", "moving"):
+        if given.get(key) is None:
+            raise MessageError(f"The input “{key}” is missing.")
+    return Job(
+        values["id"],
+        Inputs(**given),
+        _take(values, "folder", str, "the path of a folder", None),
+        _take(values, "options", dict, "an object", {}),
+        _take(values, "watch", bool, "true or false", False),
+        _take(values, "report", bool, "true or false", False),
+    )
+
+
+_INPUTS = tuple(item.name for item in fields(Inputs))
+
+
+def _question(values: Mapping[str, Any]) -> Question:
+    size, spacing = (_three_positive(values, key) for key in ("size", "spacing"))
+    if (size is None) != (spacing is None):
+        raise MessageError("“size” and “spacing” of the fixed image belong together.")
+    whole = None if size is None else (int(size[0]), int(size[1]), int(size[2]))
+    return Question(values["id"], whole, spacing, _take(values, "options", dict, "an object", {}))
+
+
+def _three_positive(values: Mapping[str, Any], key: str) -> Optional[Tuple[float, float, float]]:
+    given = values.get(key)
+    if given is None:
+        return None
+    numbers = given if isinstance(given, list) else []
+    if len(numbers) != 3 or not all(type(n) in (int, float) and 0 < n < 1e6 for n in numbers):
+        raise MessageError(f"“{key}” must be three positive numbers; {given!r} is not.")
+    return (numbers[0], numbers[1], numbers[2])
+
+
+def _take(values: Mapping[str, Any], key: str, kind: type, words: str, default: Any) -> Any:
+    value = values.get(key, default)
+    if value is None:
+        raise MessageError(f"The entry “{key}” is missing.")
+    if not isinstance(value, kind):
+        raise MessageError(f"“{key}” must be {words}; {value!r} is not.")
+    return value
+
+
+class LineBuffer:
+    """Whole lines out of chunks of bytes that end anywhere."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> List[bytes]:
+        """The lines that are complete now, without their ends."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return lines

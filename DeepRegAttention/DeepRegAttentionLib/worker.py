@@ -1,0 +1,391 @@
+"""The process that registers: started once, kept warm, spoken to in the JSON lines of :mod:`.messages`.
+
+``python -m DeepRegAttentionLib.worker`` reads commands from standard input and writes events to standard output;
+what anything else prints goes to standard error. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+import warnings
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
+
+from .engine.errors import CancelledError, RegistrationError, RegistrationWarning
+from .messages import Command, Event, Job, LineBuffer, MessageError, Question, decode_command, encode
+from .pace import SECONDS, Pace
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+PACKAGES = ("numpy", "SimpleITK", "torch", "safetensors")
+PREVIEW = "preview.nrrd"
+"""In the folder of a job that is watched, while it runs."""
+
+_PROGRESS_INTERVAL_S = 0.1
+_IDLE_S = 60.0
+
+
+class Channel:
+    """The process's standard input and output, kept for messages alone.
+
+    Anything that a library prints, in Python or below it, comes out on standard error instead.
+    """
+
+    def __init__(self) -> None:
+        self._input, self._output = os.dup(0), os.dup(1)
+        self._lock = threading.Lock()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        os.dup2(2, 1)
+
+    def lines(self) -> Iterator[bytes]:
+        """What comes in, line by line, until it ends."""
+        buffer = LineBuffer()
+        while chunk := os.read(self._input, 2**16):
+            yield from buffer.feed(chunk)
+
+    def say(self, event: Event) -> None:
+        """Send an event; OSError if nobody listens any more."""
+        rest = memoryview(encode(event.to_dict()))
+        with self._lock:
+            while rest:
+                rest = rest[os.write(self._output, rest) :]
+
+
+class MissingPackageError(RegistrationError):
+    """A package that the engine needs cannot be imported; `name` says which."""
+
+    code = "missing-package"
+
+    def __init__(self, name: str, whole: bool) -> None:
+        how = "is not installed" if whole else "is not completely installed"
+        again = "" if whole else "--force-reinstall "
+        command = f"{sys.executable} -m pip install {again}{name}"
+        super().__init__(f"The Python package {name} {how}; install it with “{command}”.")
+        self.name = name
+
+
+def load_libraries() -> None:
+    """Import everything that a registration needs.
+
+    Raises
+    ------
+    MissingPackageError
+        One of the packages is absent, or only parts of it are there.
+    """
+    for name in PACKAGES:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # It may be another one, on which this one depends.
+            missing = error.name or name
+            root = missing.partition(".")[0]
+            raise MissingPackageError(root, whole=missing == root) from error
+        except (ImportError, OSError) as error:
+            raise MissingPackageError(name, whole=False) from error
+        # An uninstalled or interrupted installation can leave a folder without its code.
+        if getattr(module, "__file__", None) is None or not hasattr(module, "__version__"):
+            raise MissingPackageError(name, whole=False)
+    for name in (".case", ".engine.evaluation", ".engine.registration"):
+        importlib.import_module(name, __package__)
+
+
+class Run:
+    """One job, from the moment it was asked for until it has ended.
+
+    Parameters
+    ----------
+    job : Job
+        What was asked for.
+    say : callable
+        Sends an event.
+
+    Attributes
+    ----------
+    cancelled : threading.Event
+        Set by whoever wants the job to stop; it does at its next word of progress.
+    """
+
+    def __init__(self, job: Job, say: Callable[[Event], None]) -> None:
+        self.job = job
+        self.folder = Path(job.folder)
+        self.cancelled = threading.Event()
+        self.pace = Pace(SECONDS)
+        self._say = say
+        self._said = ("", 0.0)
+
+    def execute(self, seconds: Dict[str, float]) -> Event:
+        """Do the job, and tidy up after it.
+
+        Parameters
+        ----------
+        seconds : dict of str to float
+            Expected of each stage, of ``refine`` for one step; replaced by what this job took.
+
+        Returns
+        -------
+        Event
+            ``done``.
+
+        Raises
+        ------
+        RegistrationError
+            One of its kinds, also CancelledError.
+        """
+        try:
+            return self._execute(seconds)
+        finally:
+            self.tidy()
+
+    def _execute(self, seconds: Dict[str, float]) -> Event:
+        from .case import read_case, register_case
+        from .engine.options import RegistrationOptions
+        from .engine.result import require_writable
+
+        options = RegistrationOptions.from_mapping(self.job.options)
+        require_writable(self.folder)
+        self.pace = Pace(expected_seconds(self.job, options.refine, options.model, seconds))
+        case = read_case(self.job.inputs.to_dict(), options, progress=self.progress)
+        result = register_case(case, options, self.progress, self.show if self.job.watch else None)
+        result.save(self.folder, ".nrrd", compress=False, progress=lambda part: self.progress("write", part))
+        if self.job.report:
+            from .report import write_report
+
+            write_report(result, case.fixed, case.moving, self.folder / "report.html")
+        learn(seconds, self.pace.seconds, result.metrics["refinement_steps"])
+        return Event("done", self.job.id, folder=str(self.folder), metrics=result.plain_metrics())
+
+    def progress(self, stage: str, fraction: float) -> None:
+        """Tell how far the job is, now and then; raises CancelledError once it was cancelled."""
+        if self.cancelled.is_set():
+            raise CancelledError("The registration was cancelled.")
+        whole = self.pace.at(stage, fraction)
+        before, when = self._said
+        if stage == before and fraction < 1 and time.monotonic() < when + _PROGRESS_INTERVAL_S:
+            return
+        self._said = stage, time.monotonic()
+        left = None if whole.eta_s is None else round(whole.eta_s, 1)
+        self._say(Event("progress", self.job.id, stage=stage, fraction=round(whole.fraction, 4), eta_s=left))
+
+    def show(self, image: sitk.Image) -> None:
+        """Renew the picture of the warped image; if it cannot be written, the registration goes on without."""
+        from .engine.images import write_complete
+
+        path, partial = self.folder / PREVIEW, self.folder / f".writing-{PREVIEW}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_complete(image, partial, compress=False)
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:
+            print(f"No picture of the progress: {error}", file=sys.stderr)
+            return
+        self._say(Event("map", self.job.id, name="warped", path=str(path)))
+
+    def tidy(self) -> None:
+        """Remove the picture, and what a save that was interrupted left."""
+        from .engine.result import remove_partial
+
+        if self.folder.is_dir():
+            # On Windows a file that the client is reading stays.
+            with suppress(PermissionError):
+                (self.folder / PREVIEW).unlink(missing_ok=True)
+            remove_partial(self.folder)
+
+
+def expected_seconds(job: Job, steps: int, model: str, seconds: Dict[str, float]) -> Dict[str, float]:
+    """Seconds of each stage that this job will have, in their order."""
+    left_out = {"measure"} if job.inputs.labels is None else set()
+    if model == "none":
+        left_out.add("network")
+    return {
+        stage: value * (steps if stage == "refine" else 1) for stage, value in seconds.items() if stage not in left_out
+    }
+
+
+def learn(seconds: Dict[str, float], measured: Dict[str, float], steps: int) -> None:
+    """Expect of the next job what this one took."""
+    steps_took = measured.get("refine", 0.0)
+    seconds.update(measured, refine=steps_took / steps if steps else seconds["refine"])
+
+
+class Worker:
+    """Takes commands in a thread of their own, and does one job after the other in the main thread."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._waiting: queue.Queue[Command] = queue.Queue()
+        self._runs: Dict[str, Run] = {}
+        self._current: Optional[Run] = None
+        self._ready = threading.Event()
+        self._seconds = dict(SECONDS)
+
+    def run(self) -> int:
+        """Work until the input ends; returns the exit status of a start that failed."""
+        threading.Thread(target=self._listen, name="listener", daemon=True).start()
+        try:
+            load_libraries()
+        except MissingPackageError as error:
+            detail = "".join(traceback.format_exception_only(type(error.__cause__), error.__cause__))
+            self._say(Event("error", code=error.code, name=error.name, message=str(error), detail=detail.strip()))
+            return error.exit_code
+        from .engine.hardware import keep_freed_memory, release_memory
+
+        keep_freed_memory()
+        self._forward_warnings()
+        self._ready.set()
+        self._say(Event("ready"))
+        while True:
+            try:
+                command = self._waiting.get(timeout=_IDLE_S)
+            except queue.Empty:
+                release_memory()
+                continue
+            self._do(command)
+
+    # In the listening thread
+
+    def _listen(self) -> None:
+        for line in self._channel.lines():
+            try:
+                self._take(decode_command(line))
+            except MessageError as error:
+                self._say(Event("error", error.id, code="protocol", message=str(error)))
+        self._end()
+
+    def _take(self, command: Command) -> None:
+        if command.command == "shutdown":
+            self._end()
+        elif command.command == "cancel":
+            self._cancel(str(command.id))
+        elif command.job is not None:
+            self._enqueue(command.job, command)
+        elif self._ready.is_set():
+            self._answer(command)
+        else:
+            self._waiting.put(command)
+
+    def _enqueue(self, job: Job, command: Command) -> None:
+        with self._lock:
+            if job.id in self._runs:
+                # Without the id: it would end the other job for whoever listens.
+                raise MessageError(f"There is already a job with the id “{job.id}”.")
+            self._runs[job.id] = Run(job, self._say)
+        self._waiting.put(command)
+
+    def _cancel(self, id: str) -> None:
+        with self._lock:
+            run = self._runs.get(id)
+            waits = run is not None and run is not self._current
+            if waits:
+                del self._runs[id]
+        if run is None:
+            print(f"Nothing to cancel: the job {id} has ended or never was.", file=sys.stderr)
+        elif waits:
+            self._say(Event("cancelled", id))
+        else:
+            run.cancelled.set()
+
+    def _end(self) -> None:
+        """End at once, even in the middle of a job: nobody waits for it any more."""
+        if self._current is not None:
+            self._current.tidy()
+        os._exit(0)
+
+    # In the main thread
+
+    def _do(self, command: Command) -> None:
+        if command.job is None:
+            self._answer(command)
+            return
+        with self._lock:
+            run = self._current = self._runs.get(command.job.id)
+        if run is None:
+            return  # cancelled while it waited
+        event = self._outcome(run.job.id, lambda: run.execute(self._seconds))
+        with self._lock:
+            self._current = None
+            del self._runs[run.job.id]
+        self._say(event)
+
+    # In either
+
+    def _say(self, event: Event) -> None:
+        try:
+            self._channel.say(event)
+        except OSError:
+            self._end()
+
+    def _answer(self, command: Command) -> None:
+        id, question = str(command.id), command.question
+        self._say(self._outcome(id, lambda: models(id) if question is None else devices(question)))
+
+    def _outcome(self, id: str, work: Callable[[], Event]) -> Event:
+        """What came of it, as an event: whatever goes wrong, the worker lives on."""
+        from .engine.hardware import memory_errors
+
+        try:
+            with memory_errors():
+                return work()
+        except CancelledError:
+            return Event("cancelled", id)
+        except RegistrationError as error:
+            cause = None if error.__cause__ is None else f"{type(error.__cause__).__name__}: {error.__cause__}"
+            return Event("error", id, code=error.code, message=str(error), detail=cause)
+        except Exception as error:  # noqa: BLE001 (a mistake in the program must not end the process)
+            traceback.print_exc()
+            message = f"The program has an error ({type(error).__name__}: {error}); please report it with the details."
+            return Event("error", id, code="internal", message=message, detail=traceback.format_exc())
+
+    def _forward_warnings(self) -> None:
+        """Send each RegistrationWarning as an event; those of libraries are for the log."""
+        others = warnings.showwarning
+
+        def show(message: Any, category: Any, *rest: Any, **more: Any) -> None:
+            if issubclass(category, RegistrationWarning):
+                id = None if self._current is None else self._current.job.id
+                self._say(Event("warning", id, message=str(message)))
+            else:
+                others(message, category, *rest, **more)
+
+        warnings.simplefilter("always", RegistrationWarning)
+        warnings.showwarning = show
+
+
+def models(id: str) -> Event:
+    """The answer to ``models``."""
+    from .engine.models import list_models
+
+    return Event("done", id, models=[model.to_dict() for model in list_models()])
+
+
+def devices(question: Question) -> Event:
+    """The answer to ``device``."""
+    from .engine.hardware import list_devices
+    from .engine.memory import memory_needed
+    from .engine.options import RegistrationOptions
+
+    found = {name: asdict(device) for name, device in list_devices().items()}
+    if question.size is not None and question.spacing is not None:
+        options = RegistrationOptions.from_mapping(question.options)
+        found["cpu"]["needed_gib"] = round(memory_needed(question.size, question.spacing, options), 2)
+    return Event("done", question.id, devices=found)
+
+
+def main() -> int:
+    """Work until the input ends."""
+    return Worker(Channel()).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

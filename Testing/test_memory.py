@@ -1,0 +1,66 @@
+"""The memory that a registration needs, as told and as measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+from DeepRegAttentionLib.engine.errors import ModelError
+from DeepRegAttentionLib.engine.geometry import working_grid
+from DeepRegAttentionLib.engine.memory import memory_needed
+from DeepRegAttentionLib.engine.method import working_voxels
+from DeepRegAttentionLib.engine.models import find_model
+from DeepRegAttentionLib.engine.options import RegistrationOptions
+
+MODEL = "brain-t1-drivenmorph"
+CHEST = (512, 512, 300), (0.7, 0.7, 1.0)
+
+
+def test_the_working_grid_is_the_one_that_will_be_used(make_image) -> None:
+    image, info = make_image(), find_model(MODEL).info
+    voxels = working_voxels(image.GetSize(), image.GetSpacing(), RegistrationOptions(model=MODEL))
+    size = working_grid(image, info.spacing, info.shape_multiple).size
+    assert voxels == size[0] * size[1] * size[2]
+
+
+def test_a_finer_grid_or_a_larger_image_needs_more() -> None:
+    coarse, fine = (RegistrationOptions(model="none", spacing=spacing) for spacing in (2.0, 1.0))
+    assert memory_needed(*CHEST, fine) > 2 * memory_needed(*CHEST, coarse)
+    small = memory_needed((128, 128, 128), (1.0, 1.0, 1.0), coarse)
+    assert 0.4 < small < 1.5 < memory_needed((400, 400, 400), (1.0, 1.0, 1.0), coarse)
+
+
+def test_an_open_model_counts_as_the_most_demanding_one() -> None:
+    needs = {name: memory_needed(*CHEST, RegistrationOptions(model=name)) for name in ("auto", "none", MODEL)}
+    assert needs["auto"] == max(needs.values())
+
+
+def test_an_unknown_model_is_an_error() -> None:
+    with pytest.raises(ModelError, match="no model"):
+        memory_needed(*CHEST, RegistrationOptions(model="liver"))
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="the peak is counted in other units elsewhere")
+@pytest.mark.parametrize("model", ["none", MODEL])
+def test_what_is_told_is_what_is_used(model: str) -> None:
+    code = """
+import resource, sys
+import numpy as np, SimpleITK as sitk
+from DeepRegAttentionLib.engine.hardware import keep_freed_memory
+from DeepRegAttentionLib.engine.options import RegistrationOptions
+from DeepRegAttentionLib.engine.registration import register
+keep_freed_memory()
+k, j, i = np.meshgrid(*[np.linspace(-1, 1, 80, dtype=np.float32)] * 3, indexing="ij")
+images = [sitk.GetImageFromArray(np.exp(-3 * ((k - s) ** 2 + j**2 + i**2)) + 0.1 * np.sin(9 * j)) for s in (0, 0.1)]
+options = RegistrationOptions(model=sys.argv[1], prealign="none", refine=1, spacing=1.0)
+register(*images, options)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, model], env=os.environ, capture_output=True, text=True, check=True
+    )
+    told = memory_needed((80,) * 3, (1.0,) * 3, RegistrationOptions(model=model, refine=1, spacing=1.0))
+    assert 0.7 * told < float(done.stdout) < 1.3 * told
