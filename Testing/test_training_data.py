@@ -1,7 +1,8 @@
-"""What training reads: cases, pairs on the working grid, and its configuration file."""
+"""What training reads: cases from folders and tables, and pairs of them on the working grid."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ import torch
 
 pytest.importorskip("yaml", reason="the extra “train” is not installed")
 
-from conftest import REPOSITORY, blob_image
+from conftest import blob_image
 from DeepRegAttentionLib.engine.errors import ImageError, OptionError, UnreadableFileError
 from DeepRegAttentionLib.engine.geometry import Grid, resample, working_grid
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, write_landmarks
-from DeepRegAttentionLib.training.data import Case, PairDataset, all_pairs, find_cases
-from DeepRegAttentionLib.training.options import LossWeights, options_to_dict, read_training_options
+from DeepRegAttentionLib.training.cases import Case, all_pairs, choose_pairs, find_cases, read_cases, select
+from DeepRegAttentionLib.training.data import (
+    EpochSampler,
+    ImageCache,
+    PairDataset,
+    TrainingDraws,
+    some_pairs,
+    split_pairs,
+)
+from training_common import tiny, write_blobs
 
 SPACING, MULTIPLE = 2.5, 8
 # The same object on three different grids; the third is elsewhere in space.
@@ -77,6 +86,104 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(UnreadableFileError, match="holds no images"):
         find_cases(tmp_path)
+
+
+def test_hidden_files_are_no_cases(tmp_path: Path) -> None:
+    write_case(tmp_path, "S1")
+    for name in (".DS_Store", "._S1.nii.gz"):
+        (tmp_path / "images" / name).write_bytes(b"junk")
+    assert [case.name for case in find_cases(tmp_path)] == ["S1"]
+
+
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_case(tmp_path, "S1")
+    (tmp_path / "images" / "S1.nrrd").write_bytes(b"")
+    with pytest.raises(OptionError, match="more than one case “S1”"):
+        find_cases(tmp_path)
+
+
+def table(folder: Path, *lines: str) -> Path:
+    path = folder / "cases.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_table_names_cases_their_files_and_groups(folder: Path) -> None:
+    path = table(
+        folder,
+        "name,image,labels,group,mask",
+        "a-ED,images/S1.nii.gz,labels/S1.nii.gz,a,",
+        "a-ES, images/S2.nii.gz,,a,labels/S2.nii.gz",
+        "b,images/S3.nii.gz,labels/S3.nii.gz,,",
+    )
+    cases = read_cases(path)
+    assert cases[0] == Case("a-ED", folder / "images" / "S1.nii.gz", folder / "labels" / "S1.nii.gz", group="a")
+    assert cases[1] == Case("a-ES", folder / "images" / "S2.nii.gz", mask=folder / "labels" / "S2.nii.gz", group="a")
+    assert cases[2].group == ""
+    elsewhere = table(folder / "labels", "name,image", "x,images/S1.nii.gz")
+    assert read_cases(elsewhere, folder)[0].image == folder / "images" / "S1.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "words"),
+    [
+        (["name,imag", "a,images/S1.nii.gz"], OptionError, "unknown column “imag” .did you mean “image”"),
+        (["image", "images/S1.nii.gz"], OptionError, "lacks the column “name”"),
+        (["name,image", "a,"], OptionError, "an image are needed in row 2"),
+        (["name,image", "a,images/S9.nii.gz"], UnreadableFileError, r"S9.nii.gz does not exist; row 2"),
+        (["name,image", "a,images/S1.nii.gz", "a,images/S2.nii.gz"], OptionError, "more than one case “a”"),
+        (["name,image"], UnreadableFileError, "holds no cases"),
+    ],
+)
+def test_a_bad_table_gets_a_sentence(folder: Path, lines: list[str], error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        read_cases(table(folder, *lines))
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFileError, match=r"none\.csv cannot be read"):
+        read_cases(tmp_path / "none.csv")
+
+
+GROUPED = [Case(name, Path(name), group=name[0]) for name in ("a1", "a2", "b1", "b2", "b3")]
+
+
+def test_pairs_within_groups_and_to_an_atlas() -> None:
+    within = choose_pairs(GROUPED, "within-group")
+    assert len(within) == 2 + 6
+    assert all(fixed.group == moving.group for fixed, moving in within)
+    to_atlas = choose_pairs(GROUPED[1:], "to-atlas", GROUPED[0])
+    assert [fixed.name for fixed, _ in to_atlas] == ["a1"] * 4
+    assert choose_pairs(GROUPED, "to-atlas", GROUPED[0]) == to_atlas
+
+
+def test_cases_are_selected_by_name_or_group() -> None:
+    assert [case.name for case in select(GROUPED, ["a", "b2"])] == ["a1", "a2", "b2"]
+    with pytest.raises(OptionError, match=r"No case or group of the data is called “b4”.*did you mean"):
+        select(GROUPED, ["b4"])
+
+
+def test_some_pairs_are_always_the_same_ones() -> None:
+    pairs = all_pairs(GROUPED)
+    assert some_pairs(pairs, 4) == some_pairs(pairs, 4)
+    assert set(some_pairs(pairs, 4)) < set(pairs)
+    assert some_pairs(pairs, None) == some_pairs(pairs, 99) == pairs
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    split = split_pairs(tiny(tmp_path, validation=["case3", "case4"], test=["case0"]))
+    assert {case.name for pair in split.training for case in pair} == {"case1", "case2"}
+    assert {case.name for pair in split.validation for case in pair} == {"case3", "case4"}
+    with pytest.raises(OptionError, match="no pairs left to train on"):
+        split_pairs(tiny(tmp_path, test=["case0", "case1"]))
+    with pytest.raises(OptionError, match="make no pair"):
+        split_pairs(tiny(tmp_path, validation=["case3"]))
+    with pytest.raises(OptionError, match="is called “case9”"):
+        split_pairs(tiny(tmp_path, test=["case9"]))
+    atlas = split_pairs(tiny(tmp_path, data={"cases": "blobs", "pairs": "to-atlas", "atlas": "case0"}))
+    assert {fixed.name for fixed, _ in [*atlas.training, *atlas.validation]} == {"case0"}
+    assert [moving.name for _, moving in atlas.validation] == ["case3", "case4"]
 
 
 def test_all_pairs_are_ordered_and_of_different_cases() -> None:
@@ -187,72 +294,74 @@ def test_the_geometry_of_the_images_is_awkward() -> None:
     np.testing.assert_allclose(grids[0].centre, grids[2].centre, atol=1e-9)
 
 
-# Configuration
-
-MINIMAL = "name: test\nnetwork: drivenmorph\ndata: here\nmetadata: {}\n"
-
-
-def written(folder: Path, text: str) -> Path:
-    path = folder / "options.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
+def test_labels_that_do_not_count_become_background(folder: Path) -> None:
+    pairs, grid = all_pairs(find_cases(folder)), (SPACING, MULTIPLE, IntensityRecipe())
+    kept = PairDataset(pairs, *grid, labels=True, keep=[300])[0]
+    dropped = PairDataset(pairs, *grid, labels=True, drop=[300])[0]
+    assert set(kept["fixed_labels"].unique().tolist()) == {0, 300}
+    assert set(dropped["moving_labels"].unique().tolist()) == {0, 1}
 
 
-def test_a_minimal_configuration_takes_the_defaults(tmp_path: Path) -> None:
-    options = read_training_options(written(tmp_path, MINIMAL))
-    assert (options.name, options.network, options.data) == ("test", "drivenmorph", "here")
-    assert options.weights == LossWeights()
-    assert options.intensity == IntensityRecipe()
-    assert options.validation == options.test == options.ignore_labels == ()
+def test_a_mask_of_the_fixed_image_comes_along(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    item = PairDataset(all_pairs(find_cases(tmp_path / "blobs"))[:1], 4.0, 2, IntensityRecipe(), labels=False)[0]
+    assert set(item["fixed_mask"].unique().tolist()) == {0.0, 1.0}
+    assert item["fixed_mask"].shape == item["fixed"].shape
 
 
-def test_sections_and_lists_are_read(tmp_path: Path) -> None:
-    text = MINIMAL + (
-        "validation: [S1, S2]\ntest: [S3]\nignore_labels: [181]\nspacing: 1.5\n"
-        "weights: {diffusion: 0.2, labels: 1.0}\nintensity: {window: [-1000, 400]}\n"
-    )
-    options = read_training_options(written(tmp_path, text))
-    assert options.validation == ("S1", "S2")
-    assert options.test == ("S3",)
-    assert options.ignore_labels == (181,)
-    assert options.weights == LossWeights(diffusion=0.2, labels=1.0)
-    assert options.intensity == IntensityRecipe(window=(-1000, 400))
-    assert options_to_dict(options)["weights"]["diffusion"] == 0.2
+def test_the_cache_forgets_what_was_used_longest_ago() -> None:
+    reads: list[str] = []
+
+    def read(path: Path) -> sitk.Image:
+        reads.append(path.name)
+        return sitk.Image(10, 10, 10, sitk.sitkFloat32)
+
+    cache = ImageCache(limit=9000)
+    for name in ("a", "b", "a", "c", "a", "b"):
+        cache.get("image", Path(name), read)
+    assert reads == ["a", "b", "c", "b"]
+    copy = pickle.loads(pickle.dumps(cache))
+    copy.get("image", Path("a"), read)
+    assert len(reads) == 5
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("spacng: 2", "no setting “spacng”. Did you mean “spacing”"),
-        ("weights: {difusion: 1}", "no setting “weights.difusion”. Did you mean “weights.diffusion”"),
-        ("intensity: {windo: [0, 1]}", "no setting “intensity.windo”. Did you mean “intensity.window”"),
-        ("zzz: 2", "no setting “zzz”"),
-    ],
-)
-def test_an_unknown_setting_gets_a_suggestion(tmp_path: Path, line: str, words: str) -> None:
-    with pytest.raises(OptionError, match=words):
-        read_training_options(written(tmp_path, MINIMAL + line))
+# Draws
 
 
-@pytest.mark.parametrize("missing", ["name", "network", "data", "metadata"])
-def test_a_missing_setting_is_named(tmp_path: Path, missing: str) -> None:
-    text = "".join(line for line in MINIMAL.splitlines(keepends=True) if not line.startswith(missing))
-    with pytest.raises(OptionError, match=missing):
-        read_training_options(written(tmp_path, text))
+def test_a_draw_depends_on_the_seed_and_its_number_alone(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    options = tiny(tmp_path, weights={"labels": 1.0}, augmentation={"affine": {"probability": 1}})
+    pairs = split_pairs(options).training
+    first, second = TrainingDraws(pairs, options, 2, 0), TrainingDraws(pairs, options, 2, 0)
+    _ = [first[n] for n in (3, 0)]
+    for n in (7, 1):
+        for name, value in first[n].items():
+            torch.testing.assert_close(second[n][name], value, rtol=0, atol=0)
+    assert len({float(first[n]["moving"].sum()) for n in range(8)}) > 4
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
-def test_a_file_without_settings_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(OptionError, match="holds no settings"):
-        read_training_options(written(tmp_path, text))
+def test_labels_with_a_weight_must_be_there(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    (tmp_path / "blobs" / "labels" / "case1.nii.gz").unlink()
+    options = tiny(tmp_path, weights={"labels": 1.0})
+    with pytest.raises(OptionError, match=r"“weights.labels” needs a label map of every case; “case1” has none"):
+        TrainingDraws(split_pairs(options).training, options, 2, 0)
 
 
-SHIPPED = sorted((REPOSITORY / "DeepRegAttention" / "Resources" / "Training").glob("*.yaml"))
+def test_the_first_draws_are_on_the_coarser_grid(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    options = tiny(tmp_path, start_spacing=8.0, start_steps=2)
+    draws = TrainingDraws(split_pairs(options).training, options, 2, start_draws=2)
+    assert [draws[n]["fixed"].shape[3] for n in range(4)] == [8, 8, 16, 16]
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_the_shipped_configurations_are_valid(path: Path) -> None:
-    options = read_training_options(path)
-    assert not set(options.validation) & set(options.test)
-    assert options.steps > 0
-    assert options.spacing > 0
+def test_epochs_and_devices_share_the_draws() -> None:
+    seen = []
+    for epoch in range(3):
+        for rank in range(2):
+            sampler = EpochSampler(4, rank, 2)
+            sampler.set_epoch(epoch)
+            assert len(list(sampler)) == len(sampler) == 4
+            seen.extend(sampler)
+    assert sorted(seen) == list(range(24))
+    assert list(EpochSampler(4, 1, 2)) == [1, 3, 5, 7]

@@ -6,13 +6,13 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Dict
 
 import numpy as np
 import optuna
 import pytest
-import SimpleITK as sitk
 import torch
+import training_common
 import yaml
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.cli.settings import read_options
@@ -21,21 +21,15 @@ from DeepRegAttentionLib.engine.errors import OptionError, OutputError
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.training.module import RegistrationTraining
 from DeepRegAttentionLib.training.options import TrainingOptions, read_training_options
-from DeepRegAttentionLib.training.run import make_loaders, make_trainer
+from DeepRegAttentionLib.training.run import TrainingData, make_trainer
 from DeepRegAttentionLib.training.tuning import TuningOptions, open_study, run_trial, tune
-from DeepRegAttentionLib.training.validation import FOLD_PENALTY, mean_dice, measure
+from DeepRegAttentionLib.training.validation import FOLD_PENALTY, dice_by_label, measure
 from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
 CONFIGURATION: Dict[str, Any] = {
-    "name": "tiny",
-    "network": "drivenmorph",
+    **training_common.CONFIGURATION,
     "configuration": {"channels": [4, 8], "spatially_varying": True},
-    "data": "blobs",
-    "validation": ["case3", "case4"],
-    "spacing": 4.0,
-    "steps": 4,
-    "metadata": {},
     "tune": {
         "weights.diffusion": {"low": 0.1, "high": 1.0, "log": True},
         "hyperprior": ["beta", "gaussian"],
@@ -45,18 +39,8 @@ CONFIGURATION: Dict[str, Any] = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, make_image: Callable[..., sitk.Image]) -> Path:
-    """Five shifted blobs with labels and landmarks, and the configuration."""
-    shifts = [(0, 0, 0), (4, 0, 2), (0, -4, 0), (2, 2, -4), (-3, 1, 1)]
-    for kind in ("images", "labels", "landmarks"):
-        (tmp_path / "blobs" / kind).mkdir(parents=True)
-    for number, shift in enumerate(shifts):
-        image = make_image(size=(16, 14, 12), spacing=(4.0, 4.0, 4.0), degrees=(0, 0, 20), shift=shift)
-        sitk.WriteImage(image, str(tmp_path / "blobs" / "images" / f"case{number}.nii.gz"))
-        labels = sitk.Cast(image > 0.3, sitk.sitkUInt8) + sitk.Cast(image > 0.8, sitk.sitkUInt8)
-        sitk.WriteImage(labels, str(tmp_path / "blobs" / "labels" / f"case{number}.nii.gz"))
-        points = np.array([[31.0, -57, 112], [36, -50, 108]]) + shift
-        np.savetxt(tmp_path / "blobs" / "landmarks" / f"case{number}.txt", points)
+def folder(tmp_path: Path) -> Path:
+    training_common.write_blobs(tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(CONFIGURATION))
     return tmp_path
 
@@ -88,11 +72,11 @@ def test_the_shipped_configurations_can_be_read():
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"weights.difusion": {"low": 0.1, "high": 1}}, "Did you mean “weights.diffusion”"),
+        ({"weights.difusion": {"low": 0.1, "high": 1}}, "did you mean “weights.diffusion”"),
         ({"steps": {"low": 1, "high": 3}}, "cannot be tuned"),
-        ({"weights.diffusion": {"lwo": 0.1, "high": 1}}, "Did you mean “tune.weights.diffusion.low”"),
+        ({"weights.diffusion": {"lwo": 0.1, "high": 1}}, "did you mean “low”"),
         ({"weights.diffusion": {"low": 1, "high": 0.1}}, "0 <= low < high"),
-        ({"weights.diffusion": {"low": "a", "high": 1}}, "two numbers"),
+        ({"weights.diffusion": {"low": "a", "high": 1}}, "“tune.weights.diffusion.low” must be a number"),
         ({"weights.diffusion": {"high": 1}}, "two numbers"),
         ({"weights.diffusion": {"low": 0, "high": 1, "log": True}}, "low above 0"),
         ({"weights.diffusion": 0.1}, "must hold low and high"),
@@ -130,7 +114,7 @@ def test_a_preset_with_unknown_or_no_settings_is_refused(folder: Path):
         RegistrationOptions.from_mapping({"register": {"refien": 3}})
     with pytest.raises(OptionError, match="no section “train”"):
         read_training_options(folder / "tiny.yaml", {"refine": 3})
-    with pytest.raises(OptionError, match=r"Did you mean “weights\.diffusion”"):
+    with pytest.raises(OptionError, match=r"did you mean “diffusion”"):
         read_training_options(folder / "tiny.yaml", {"train": {"weights": {"difusion": 3}}})
 
 
@@ -153,30 +137,37 @@ def test_the_score_is_dice_else_landmarks_else_similarity_minus_the_folds():
     assert found["score"] == pytest.approx(found["similarity"] - FOLD_PENALTY * found["folds_percent"])
 
 
-def test_dice_leaves_out_the_background_and_the_ignored_labels():
+def test_dice_leaves_out_the_background():
     fixed, warped = torch.tensor([0, 1, 1, 2, 3, 3]), torch.tensor([0, 1, 0, 2, 0, 0])
-    assert mean_dice(fixed, warped) == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert mean_dice(fixed, warped, (3, 9)) == pytest.approx((2 / 3 + 1) / 2)
+    assert dice_by_label(fixed, warped) == pytest.approx({1: 2 / 3, 2: 1.0, 3: 0.0})
+    assert dice_by_label(torch.zeros(4, dtype=torch.int32), torch.zeros(4, dtype=torch.int32)) == {}
+
+
+def test_named_structures_are_measured_one_by_one():
+    labels = torch.zeros(1, 1, 6, 6, 6, dtype=torch.int32)
+    labels[..., 1:5, 1:3] = 4
+    images = {"fixed": torch.rand(1, 1, 6, 6, 6), "moving": torch.rand(1, 1, 6, 6, 6)}
+    batch = {**images, "fixed_labels": labels, "moving_labels": labels}
+    found = measure(torch.zeros(1, 3, 6, 6, 6), batch, {"ear": 4, "absent": 9})
+    assert found["dice_ear"] == found["dice"] == 1
+    assert "dice_absent" not in found
 
 
 def test_training_uses_labels_landmarks_and_the_hyperprior_that_have_a_weight(options: TrainingOptions):
     chosen = options.with_values({"weights.labels": 0.5, "weights.landmarks": 0.1, "hyperprior": "gaussian"})
-    module = RegistrationTraining(chosen)
-    training, validation = make_loaders(chosen, module.multiple, 2)
-    trainer = make_trainer(2, 2, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.fit(module, training, validation)
+    module = RegistrationTraining(replace(chosen, steps=2))
+    trainer = make_trainer(replace(chosen, steps=2), logger=False, enable_checkpointing=False)
+    trainer.fit(module, TrainingData(replace(chosen, steps=2), module.multiple))
     terms = {"similarity", "diffusion", "force", "hyperprior", "strength", "labels", "landmarks", "total"}
     assert {f"train/{name}" for name in terms} <= set(trainer.callback_metrics)
     measures = {"score", "dice", "tre_mm", "similarity", "folds_percent"}
     assert {f"val/{name}" for name in measures} <= set(trainer.callback_metrics)
-    without, _ = make_loaders(replace(options, weights=replace(options.weights, landmarks=0.0)), 2, 1)
-    assert set(next(iter(without))) == {"fixed", "moving"}
+    without = TrainingData(replace(options, weights=replace(options.weights, landmarks=0.0)), 2).train_dataloader()
+    assert set(next(iter(without))) == {"fixed", "moving", "fixed_mask"}
 
 
 def test_landmarks_are_where_the_centred_images_show_them(options: TrainingOptions):
-    _, validation = make_loaders(options, 2, 1)
-    assert validation is not None
-    batch = next(iter(validation))
+    batch = next(iter(TrainingData(options, 2).val_dataloader()[0]))
     # Both grids are centred on the same point, so the shift of the object is left: case 3 to case 4, 4 mm voxels.
     turn = np.deg2rad(20)
     to_axes = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
@@ -239,7 +230,7 @@ def test_a_trial_far_below_the_others_is_stopped(options: TrainingOptions, folde
     study.optimize(lambda trial: run_trial(trial, options, TuningOptions()), n_trials=1)
     stopped = study.get_trials()[-1]
     assert stopped.state == TrialState.PRUNED
-    assert list(stopped.intermediate_values) == [2]
+    assert list(stopped.intermediate_values) == [1, 2]
     assert 0 <= stopped.intermediate_values[2] <= 1
 
 
@@ -251,12 +242,12 @@ def test_an_output_folder_that_cannot_be_made_is_named(options: TrainingOptions,
 def test_what_tuning_needs_is_asked_for(options: TrainingOptions, folder: Path):
     with pytest.raises(OptionError, match="section “tune”"):
         tune(replace(options, tune={}), TuningOptions(), folder)
-    with pytest.raises(OptionError, match="at least two cases"):
+    with pytest.raises(OptionError, match="make no pair"):
         tune(replace(options, validation=("case3",)), TuningOptions(), folder)
-    with pytest.raises(OptionError, match="fewer than two cases"):
-        make_loaders(replace(options, test=("case0", "case1")), 2, 1)
+    with pytest.raises(OptionError, match="needs cases under “validation”"):
+        tune(replace(options, validation=()), TuningOptions(), folder)
     trial = optuna.create_study().ask()
-    with pytest.raises(OptionError, match="not in"):
+    with pytest.raises(OptionError, match="is called “a”"):
         run_trial(trial, replace(options, validation=("a", "b")), TuningOptions())
     with pytest.raises(OptionError, match="gp, tpe"):
         TuningOptions(sampler="grid")

@@ -29,8 +29,8 @@ Refine = Annotated[
 @ReadableErrors()
 def tune(
     config: Configuration,
-    data_root: DataRoot,
     output: Output,
+    data_root: DataRoot = None,
     trials: Trials = 30,
     jobs: Jobs = 1,
     storage: Storage = None,
@@ -43,7 +43,7 @@ def tune(
     computers at once, it goes on with the same study. The best values end up in best.json, which “register” and
     “train” take as --preset.
     """
-    from .files import require_writable
+    from ..engine.result import require_writable
     from .train import read_configuration, training_packages
 
     with training_packages():

@@ -2,64 +2,203 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import OrderedDict
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from ..engine.errors import UnreadableFileError
+from ..engine.errors import OptionError
 from ..engine.geometry import Grid, points_to_voxels, resample, to_tensor, working_grid
 from ..engine.images import check_image, read_image
 from ..engine.intensity import IntensityRecipe, normalise
 from ..engine.landmarks import read_landmarks, require_pairs, transform_landmarks
+from .augmentation import Augmentation, intensity_changes, mirror, random_pose, swapped
+from .cases import Case, Pair, choose_pairs, read_cases, select
+from .options import TrainingOptions
+from .synthetic import SyntheticPairs
 
-Pair = Tuple["Case", "Case"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One subject: its image and, where there are, its label map and its landmarks."""
-
-    name: str
-    image: Path
-    labels: Optional[Path]
-    landmarks: Optional[Path] = None
+Item = Dict[str, Tensor]
+CACHE_BYTES = 4 * 2**30
+"""How much memory the images that have been read may take, in each process."""
 
 
-def find_cases(folder: Path) -> List[Case]:
-    """The cases of a folder with ``images/`` and optionally ``labels/`` and ``landmarks/``, by name."""
-    images = sorted((folder / "images").glob("*"))
-    if not images:
-        raise UnreadableFileError(f"{folder / 'images'} holds no images.")
-    cases = []
-    for image in images:
-        name, labels = image.name.split(".")[0], folder / "labels" / image.name
-        landmarks = [folder / "landmarks" / f"{name}{ending}" for ending in _LANDMARK_ENDINGS]
-        found = next((path for path in landmarks if path.exists()), None)
-        cases.append(Case(name, image, labels if labels.exists() else None, found))
-    return cases
+class ImageCache:
+    """Images by what made them, the latest used first; a copy for another process begins empty.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes that the images may take.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self.limit = limit
+        self._images: OrderedDict[Tuple[str, Path], sitk.Image] = OrderedDict()
+        self._bytes = 0
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {"limit": self.limit, "_images": OrderedDict(), "_bytes": 0}
+
+    def get(self, kind: str, path: Path, read: Callable[[Path], sitk.Image]) -> sitk.Image:
+        """The image of that kind that a file holds, read if it is not here."""
+        key = (kind, path)
+        if key not in self._images:
+            self._images[key] = read(path)
+            self._bytes += _bytes(self._images[key])
+            while self._bytes > self.limit and len(self._images) > 1:
+                self._bytes -= _bytes(self._images.popitem(last=False)[1])
+        self._images.move_to_end(key)
+        return self._images[key]
 
 
-_LANDMARK_ENDINGS = (".mrk.json", ".fcsv", ".txt", ".csv")
+def _bytes(image: sitk.Image) -> int:
+    return image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
 
 
-def all_pairs(cases: Sequence[Case]) -> List[Pair]:
-    """Every ordered pair of different cases."""
-    return [(fixed, moving) for fixed in cases for moving in cases if fixed is not moving]
+class View(NamedTuple):
+    """One image of a pair as it is seen on the working grid."""
+
+    role: str
+    """``fixed`` or ``moving``."""
+    case: Case
+    transform: sitk.Transform
+    """From the grid's points to the image's, LPS mm."""
 
 
-class PairDataset(Dataset[Dict[str, Tensor]]):
+class Change:
+    """One draw of the augmentation.
+
+    Parameters
+    ----------
+    augmentation : Augmentation
+        What may change.
+    intensities : callable
+        As :func:`~.augmentation.intensity_changes` returns it.
+    random : numpy.random.Generator
+        Decides what does.
+    """
+
+    def __init__(
+        self, augmentation: Augmentation, intensities: Callable[[Tensor, int], Tensor], random: np.random.Generator
+    ) -> None:
+        self.augmentation = augmentation
+        self.intensities = intensities
+        self.random = random
+        flip = augmentation.flip
+        self.mirrored = flip is not None and random.random() < flip.probability
+
+    def poses(self, grid: Grid) -> List[sitk.Transform]:
+        """For each image the transform from the grid's points to those where it lay before, LPS mm."""
+        poses = [random_pose(grid, self.augmentation.affine, self.random) for _ in range(2)]
+        return [sitk.CompositeTransform([pose, mirror(grid)]) if self.mirrored else pose for pose in poses]
+
+    def finish(self, item: Item) -> Item:
+        """Change the intensities, and the labels' sides if the images are mirrored."""
+        swap = self.augmentation.flip.swap_labels if self.augmentation.flip is not None else None
+        for name in ("fixed", "moving"):
+            item[name] = self.intensities(item[name], int(self.random.integers(2**31)))
+            if self.mirrored and swap and f"{name}_labels" in item:
+                item[f"{name}_labels"] = swapped(item[f"{name}_labels"], swap)
+        return item
+
+
+class PairReader:
+    """Brings a pair of cases to the fixed working grid.
+
+    Parameters
+    ----------
+    multiple : int
+        Each side of the working grid is a multiple of so many voxels.
+    recipe : IntensityRecipe
+        Intensities to 0..1.
+    keep, drop : sequence of int
+        Labels that count, if not all do, and labels that do not; the others become 0.
+    """
+
+    def __init__(
+        self, multiple: int, recipe: IntensityRecipe, keep: Sequence[int] = (), drop: Sequence[int] = ()
+    ) -> None:
+        self.multiple = multiple
+        self.recipe = recipe
+        self.keep = tuple(keep)
+        self.drop = tuple(drop)
+        self.cache = ImageCache()
+
+    def read(self, pair: Pair, spacing: float, labels: bool, landmarks: bool, change: Optional[Change] = None) -> Item:
+        """Images, fixed mask and, if asked for, labels and landmarks of a pair; see :class:`PairDataset`."""
+        fixed, moving = (self._image(case) for case in pair)
+        grid = working_grid(fixed, spacing, self.multiple)
+        centre = sitk.TranslationTransform(3, (Grid.of(moving).centre - Grid.of(fixed).centre).tolist())
+        poses = [sitk.Transform(3, sitk.sitkIdentity)] * 2 if change is None else change.poses(grid)
+        views = [View("fixed", pair[0], poses[0]), View("moving", pair[1], sitk.CompositeTransform([centre, poses[1]]))]
+        item: Item = {}
+        for view in views:
+            item[view.role] = to_tensor(resample(self._image(view.case), grid, view.transform))[0]
+            if labels:
+                item[f"{view.role}_labels"] = self._labels(view, grid)
+        if pair[0].mask is not None:
+            mask = self.cache.get("mask", pair[0].mask, _read_mask)
+            item["fixed_mask"] = to_tensor(resample(mask, grid, poses[0], nearest=True))[0]
+        if landmarks:
+            item.update(_landmarks(views, grid))
+        return item if change is None else change.finish(item)
+
+    def _image(self, case: Case) -> sitk.Image:
+        return self.cache.get("image", case.image, self._read_normalised)
+
+    def _read_normalised(self, path: Path) -> sitk.Image:
+        image = check_image(read_image(path), path.name)
+        values = normalise(sitk.GetArrayFromImage(image), self.recipe)
+        return Grid.of(image).place(sitk.GetImageFromArray(values))
+
+    def _labels(self, view: View, grid: Grid) -> Tensor:
+        assert view.case.labels is not None
+        image = resample(self.cache.get("labels", view.case.labels, read_image), grid, view.transform, nearest=True)
+        labels = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.int32))[None]
+        if self.keep:
+            labels = torch.where(torch.isin(labels, torch.tensor(self.keep)), labels, 0)
+        return torch.where(torch.isin(labels, torch.tensor(self.drop)), 0, labels) if self.drop else labels
+
+
+def _read_mask(path: Path) -> sitk.Image:
+    return sitk.Cast(read_image(path) != 0, sitk.sitkUInt8)
+
+
+def _landmarks(views: Sequence[View], grid: Grid) -> Item:
+    files = [view.case.landmarks for view in views]
+    assert files[0] is not None
+    assert files[1] is not None
+    points = require_pairs(read_landmarks(files[0]), read_landmarks(files[1]))
+    item = {"spacing": torch.tensor(float(grid.spacing[0]))}
+    for view, own in zip(views, points):
+        # To where the image shows them on the grid.
+        shown = transform_landmarks(own, view.transform.GetInverse())
+        item[f"{view.role}_landmarks"] = points_to_voxels(shown.points, grid)
+    return item
+
+
+def _all_have(pairs: Sequence[Pair], what: str) -> bool:
+    return all(getattr(case, what) is not None for pair in pairs for case in pair)
+
+
+def _require_labels(pairs: Sequence[Pair]) -> None:
+    for case in (case for pair in pairs for case in pair):
+        if case.labels is None:
+            raise OptionError(f"“weights.labels” needs a label map of every case; “{case.name}” has none.")
+
+
+class PairDataset(Dataset[Item]):
     """Fixed and moving image, and label maps and landmarks if all cases have them, on the fixed working grid.
 
-    Each item holds ``fixed`` and ``moving`` ``(1, K, J, I)`` in 0..1; if asked for, ``fixed_labels`` and
-    ``moving_labels`` (same shape, integers), and ``fixed_landmarks`` and ``moving_landmarks`` ``(P, 3)`` in voxels
-    (k, j, i), with ``spacing`` in mm. Images are read once and kept normalised in memory.
+    Each item holds ``fixed`` and ``moving`` ``(1, K, J, I)`` in 0..1; ``fixed_mask`` of 0 and 1 if the fixed case has
+    a mask; if asked for, ``fixed_labels`` and ``moving_labels`` (same shape, integers), and ``fixed_landmarks`` and
+    ``moving_landmarks`` ``(P, 3)`` in voxels (k, j, i), with ``spacing`` in mm. Images are read when they are first
+    needed and kept normalised in memory, as far as :data:`CACHE_BYTES` go.
     """
 
     def __init__(
@@ -70,57 +209,161 @@ class PairDataset(Dataset[Dict[str, Tensor]]):
         recipe: IntensityRecipe,
         labels: bool,
         landmarks: bool = False,
+        keep: Sequence[int] = (),
+        drop: Sequence[int] = (),
     ) -> None:
         self.pairs = list(pairs)
         self.spacing = spacing
-        self.multiple = multiple
-        self.labels = labels and all(case.labels for pair in pairs for case in pair)
-        self.landmarks = landmarks and all(case.landmarks for pair in pairs for case in pair)
-        self._image = lru_cache(maxsize=None)(lambda path: _read_normalised(path, recipe))
+        self.labels = labels and _all_have(pairs, "labels")
+        self.landmarks = landmarks and _all_have(pairs, "landmarks")
+        self.reader = PairReader(multiple, recipe, keep, drop)
 
     def __len__(self) -> int:
         """Number of pairs."""
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Dict[str, Tensor]:
+    def __getitem__(self, index: int) -> Item:
         """One pair."""
-        fixed, moving = self.pairs[index]
-        fixed_image, moving_image = self._image(fixed.image), self._image(moving.image)
-        grid = working_grid(fixed_image, self.spacing, self.multiple)
-        offset = Grid.of(moving_image).centre - Grid.of(fixed_image).centre
-        centre = sitk.TranslationTransform(3, offset.tolist())
-        item = {
-            "fixed": to_tensor(resample(fixed_image, grid))[0],
-            "moving": to_tensor(resample(moving_image, grid, centre))[0],
-        }
+        return self.reader.read(self.pairs[index], self.spacing, self.labels, self.landmarks)
+
+
+class TrainingDraws(Dataset[Item]):
+    """Random pairs for training: item n depends on the seed and on n alone.
+
+    So a run that is resumed, shared by several devices or fed by several processes sees the very same pairs.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        To draw from.
+    options : TrainingOptions
+        Of the run.
+    multiple : int
+        Each side of the working grid is a multiple of so many voxels.
+    start_draws : int
+        So many draws are on the grid of ``options.start_spacing``.
+
+    Raises
+    ------
+    OptionError
+        Labels have a weight, and a case has none.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], options: TrainingOptions, multiple: int, start_draws: int) -> None:
+        self.pairs = list(pairs)
+        self.options = options
+        self.start_draws = start_draws
+        self.labels = options.weights.labels > 0
         if self.labels:
-            item["fixed_labels"] = _labels(fixed, grid, None)
-            item["moving_labels"] = _labels(moving, grid, centre)
-        if self.landmarks:
-            item.update(_landmarks(fixed, moving, grid, centre))
-        return item
+            _require_labels(pairs)
+        self.landmarks = options.weights.landmarks > 0 and _all_have(pairs, "landmarks")
+        keep = options.structures.values()
+        self.reader = PairReader(multiple, options.intensity, tuple(keep), options.ignore_labels)
+        self.intensities = intensity_changes(options.augmentation)
+
+    def __getitem__(self, n: int) -> Item:
+        """The n-th draw."""
+        random = np.random.default_rng((self.options.seed, n))
+        pair = self.pairs[random.integers(len(self.pairs))]
+        start = self.options.start_spacing if n < self.start_draws else None
+        change = Change(self.options.augmentation, self.intensities, random)
+        return self.reader.read(pair, start or self.options.spacing, self.labels, self.landmarks, change)
 
 
-def _read_normalised(path: Path, recipe: IntensityRecipe) -> sitk.Image:
-    image = check_image(read_image(path), path.name)
-    values = normalise(sitk.GetArrayFromImage(image), recipe)
-    return Grid.of(image).place(sitk.GetImageFromArray(values))
+class EpochSampler(Sampler[int]):
+    """The numbers of the draws of one epoch on one of several devices; Lightning says which epoch begins.
+
+    Parameters
+    ----------
+    length : int
+        Draws of an epoch on each device.
+    rank, devices : int
+        Which device of how many: draw n goes to device n modulo ``devices``.
+    """
+
+    def __init__(self, length: int, rank: int = 0, devices: int = 1) -> None:
+        self.length, self.rank, self.devices = length, rank, devices
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin with the first draw of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Draws of an epoch."""
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.length
+        return iter(n * self.devices + self.rank for n in range(first, first + self.length))
 
 
-def _labels(case: Case, grid: Grid, transform: Optional[sitk.Transform]) -> Tensor:
-    assert case.labels is not None
-    image = resample(read_image(case.labels), grid, transform, nearest=True)
-    return torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.int16))[None]
+class Split(NamedTuple):
+    """What is trained on and what chooses the weights; what is under ``test`` is in neither."""
+
+    training: List[Pair]
+    validation: List[Pair]
 
 
-def _landmarks(fixed: Case, moving: Case, grid: Grid, transform: sitk.Transform) -> Dict[str, Tensor]:
-    assert fixed.landmarks is not None
-    assert moving.landmarks is not None
-    start, goal = require_pairs(read_landmarks(fixed.landmarks), read_landmarks(moving.landmarks))
-    # The moving points are carried to where the centred moving image shows them.
-    goal = transform_landmarks(goal, transform.GetInverse())
-    return {
-        "fixed_landmarks": points_to_voxels(start.points, grid),
-        "moving_landmarks": points_to_voxels(goal.points, grid),
-        "spacing": torch.tensor(float(grid.spacing[0])),
-    }
+def split_pairs(options: TrainingOptions) -> Split:
+    """The pairs of a configuration.
+
+    Raises
+    ------
+    OptionError
+        Nothing is left to train on, the validation cases make no pair, or a name under ``validation``, ``test`` or
+        ``atlas`` is unknown.
+    """
+    data = options.data
+    if data.cases is None:
+        return Split([], [])
+    cases = read_cases(Path(data.root) / data.cases, Path(data.root))
+    validation, test = select(cases, options.validation), select(cases, options.test)
+    atlas = None if data.atlas is None else select(cases, [data.atlas])[0]
+    rest = [case for case in cases if case not in validation and case not in test]
+    training = choose_pairs(rest, data.pairs, atlas)
+    judged = choose_pairs(validation, data.pairs, atlas)
+    if not training:
+        raise OptionError(f"“{data.cases}” has no pairs left to train on.")
+    if validation and not judged:
+        raise OptionError("The cases under “validation” make no pair.")
+    return Split(training, some_pairs(judged, data.validation_pairs))
+
+
+def some_pairs(pairs: List[Pair], count: Optional[int]) -> List[Pair]:
+    """So many of the pairs, at random but always the same ones; all without a count."""
+    if count is None or count >= len(pairs):
+        return pairs
+    chosen = np.random.default_rng(0).choice(len(pairs), count, replace=False)
+    return [pairs[n] for n in sorted(chosen.tolist())]
+
+
+def training_items(options: TrainingOptions, pairs: Sequence[Pair], multiple: int, start_draws: int) -> Dataset[Item]:
+    """What is drawn from: pairs of the cases, or synthetic ones.
+
+    Raises OptionError if synthetic pairs want labels that the cases lack.
+    """
+    drawn = TrainingDraws(pairs, options, multiple, start_draws) if pairs else None
+    synthetic = options.data.synthetic
+    if synthetic is None:
+        assert drawn is not None
+        return drawn
+    if not synthetic.from_labels:
+        return SyntheticPairs(synthetic, options.seed, multiple)
+    if drawn is None or not drawn.labels:
+        raise OptionError("“data.synthetic.from_labels” needs “weights.labels” above 0.")
+    return SyntheticPairs(synthetic, options.seed, multiple, drawn)
+
+
+def validation_items(options: TrainingOptions, pairs: Sequence[Pair], multiple: int) -> Dataset[Item]:
+    """Pairs to judge by whatever they have; synthetic ones, others than those of the training, without cases."""
+    synthetic = options.data.synthetic
+    if synthetic is not None and not pairs:
+        count = options.data.validation_pairs or SYNTHETIC_VALIDATION_PAIRS
+        return SyntheticPairs(synthetic, options.seed + 1, multiple, length=count)
+    keep, drop = tuple(options.structures.values()), options.ignore_labels
+    grid = (options.spacing, multiple, options.intensity)
+    return PairDataset(pairs, *grid, labels=True, landmarks=True, keep=keep, drop=drop)
+
+
+SYNTHETIC_VALIDATION_PAIRS = 8

@@ -30,10 +30,11 @@ def objective(
     output : NetworkOutput
         A network's answer to the batch.
     batch : mapping
-        ``fixed`` and ``moving`` images ``(N, 1, K, J, I)``. Each of these adds its term if it is there and
-        has a weight: ``fixed_labels`` and ``moving_labels``, integers of the same shape; ``fixed_landmarks``
-        and ``moving_landmarks``, for each pair its points ``(P, 3)`` in voxels (k, j, i), P may differ from
-        pair to pair, with ``spacing`` ``(N,)``, mm a voxel.
+        ``fixed`` and ``moving`` images ``(N, 1, K, J, I)``; ``fixed_mask`` of the same shape, if it is there, says
+        where the similarity counts. Each of these adds its term if it is there and has a weight:
+        ``fixed_labels`` and ``moving_labels``, integers of the same shape; ``fixed_landmarks`` and
+        ``moving_landmarks``, for each pair its points ``(P, 3)`` in voxels (k, j, i), P may differ from pair to
+        pair, with ``spacing`` ``(N,)``, mm a voxel.
     weights : LossWeights
         Of the terms.
     similarity, hyperprior : str
@@ -49,7 +50,7 @@ def objective(
     if weights.landmarks and "fixed_landmarks" in batch:
         terms["landmarks"] = weights.landmarks * landmark_error(output.displacement, batch)
     if weights.labels and "fixed_labels" in batch:
-        terms["labels"] = weights.labels * soft_dice_loss(output.displacement, batch)
+        terms["labels"] = weights.labels * label_loss(output.displacements, batch)
     terms["total"] = sum(terms.values(), output.displacement.new_zeros(()))
     return terms
 
@@ -57,18 +58,24 @@ def objective(
 def _pyramid_terms(output: NetworkOutput, batch: Batch, weights: LossWeights, similarity: str) -> Terms:
     """Similarity and diffusion; each level counts half as much as the next finer one."""
     total: Terms = {}
-    levels = len(output.displacements)
-    for level, displacement in enumerate(output.displacements):
-        factor = 2 ** (levels - 1 - level)
-        fixed, moving = (F.avg_pool3d(image, factor) for image in (batch["fixed"], batch["moving"]))
+    for displacement in output.displacements:
+        factor = _factor(displacement, batch["fixed"])
+        fixed, moving = (F.avg_pool3d(batch[name], factor) for name in ("fixed", "moving"))
+        mask = F.avg_pool3d(batch["fixed_mask"], factor) if "fixed_mask" in batch else None
         varying = output.regularization
         strength = None if varying is None else resize(varying, displacement.shape[2:])
+        alike = SIMILARITY_LOSSES[similarity](fixed, warp(moving, displacement), mask)
         terms = {
-            "similarity": SIMILARITY_LOSSES[similarity](fixed, warp(moving, displacement), None),
+            "similarity": weights.similarity * alike,
             "diffusion": weights.diffusion * diffusion(displacement, strength),
         }
         total = {name: total.get(name, 0) + term / factor for name, term in terms.items()}
     return total
+
+
+def _factor(displacement: Tensor, image: Tensor) -> int:
+    """How many times coarser a level is than the image."""
+    return image.shape[2] // displacement.shape[2]
 
 
 def driving_force_loss(output: NetworkOutput) -> Tensor:
@@ -95,18 +102,30 @@ def landmark_error(displacement: Tensor, batch: Batch) -> Tensor:
     return torch.stack(distances).mean() if distances else displacement.new_zeros(())
 
 
+def label_loss(displacements: Sequence[Tensor], batch: Batch) -> Tensor:
+    """The soft Dice loss of every level; each counts half as much as the next finer one."""
+    losses = [
+        soft_dice_loss(displacement, batch) / _factor(displacement, batch["fixed_labels"])
+        for displacement in displacements
+    ]
+    return torch.stack(losses).sum()
+
+
 def soft_dice_loss(displacement: Tensor, batch: Batch) -> Tensor:
     """One minus the Dice of warped and fixed labels, averaged over the labels of the fixed map without 0.
 
-    The moving labels are warped one by one with linear interpolation, so that the overlap has a gradient.
+    The moving labels are warped one by one with linear interpolation, so that the overlap has a gradient. On a
+    coarser level each label counts as the share of a voxel that it fills.
     """
     labels = [label for label in batch["fixed_labels"].unique().tolist() if label != 0]
     if not labels:
         return displacement.new_zeros(())
+    factor = _factor(displacement, batch["fixed_labels"])
     fixed, moving = (
-        torch.cat([batch[name] == label for label in labels], dim=1).float()
+        F.avg_pool3d(torch.cat([batch[name] == label for label in labels], dim=1).float(), factor)
         for name in ("fixed_labels", "moving_labels")
     )
     warped = warp(moving, displacement)
-    overlap, size = ((fixed * warped).sum(dim=(0, 2, 3, 4)), (fixed + warped).sum(dim=(0, 2, 3, 4)))
+    # With squares in the denominator (Milletari et al. 2016) equal shares are best, not shares of 0 or 1.
+    overlap, size = ((fixed * warped).sum(dim=(0, 2, 3, 4)), (fixed**2 + warped**2).sum(dim=(0, 2, 3, 4)))
     return 1 - (2 * overlap / size).mean()

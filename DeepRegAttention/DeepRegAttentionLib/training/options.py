@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 import yaml
 
-from ..engine.errors import OptionError
+from ..engine.errors import OptionError, UnreadableFileError, suggestion
 from ..engine.intensity import IntensityRecipe
+from ..engine.networks import NETWORKS
+from ..engine.options import PRECISIONS
 from ..engine.regularization import HYPERPRIORS
 from ..engine.similarity import SIMILARITY_LOSSES
+from .augmentation import Augmentation
+from .cases import PAIRINGS
+from .reading import build
+from .synthetic import SyntheticOptions
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms of the objective; the similarity has weight 1.
+    """Weights of the terms of the objective; none is negative.
 
     Attributes
     ----------
+    similarity : float
+        Of the dissimilarity of fixed and warped image.
     diffusion : float
         Of the squared gradient of the displacement: the strength, or, where a network lets it vary, its maximum.
     folding : float
@@ -37,6 +45,7 @@ class LossWeights:
         Of one minus the soft Dice.
     """
 
+    similarity: float = 1.0
     diffusion: float = 1.0
     folding: float = 10.0
     force: float = 0.05
@@ -44,6 +53,10 @@ class LossWeights:
     strength: float = 0.1
     landmarks: float = 0.02
     labels: float = 0.0
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _require(getattr(self, entry.name) >= 0, f"weights.{entry.name}", "at least 0", getattr(self, entry.name))
 
 
 @dataclass(frozen=True)
@@ -64,11 +77,50 @@ class SearchRange:
             if bounds or self.log or len(self.choices) < 2:
                 raise OptionError("Choices to tune are a list of at least two, without bounds.")
             return
-        numbers = all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in bounds)
-        if len(bounds) != 2 or not numbers or not bounds[0] < bounds[1] or bounds[0] < 0:
+        if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1]:
             raise OptionError("A range to tune needs two numbers, 0 <= low < high.")
         if self.log and bounds[0] <= 0:
             raise OptionError("A logarithmic range to tune needs low above 0.")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is registered with what.
+
+    Attributes
+    ----------
+    cases : str, optional
+        A folder with ``images/`` and, with the same file names, ``labels/`` and ``masks/``, and, with the same names
+        but the ending ``.txt``, ``.csv``, ``.fcsv`` or ``.mrk.json``, ``landmarks/`` (LPS mm, a point a row, the same
+        points in every case); or a table, see :func:`~.cases.read_cases`, that may also lie beside the configuration.
+    root : str
+        What relative paths start from, those in the table, too.
+    pairs : {"all", "within-group", "to-atlas"}
+        Which pairs of cases.
+    atlas : str, optional
+        Name of the case that is fixed in every pair, with ``to-atlas``.
+    validation_pairs : int, optional
+        At most so many of the validation cases' pairs are judged, always the same ones.
+    synthetic : SyntheticOptions, optional
+        Train on synthetic pairs instead; without cases under ``validation`` such pairs judge, too.
+    """
+
+    cases: Optional[str] = None
+    root: str = "."
+    pairs: str = "all"
+    atlas: Optional[str] = None
+    validation_pairs: Optional[int] = None
+    synthetic: Optional[SyntheticOptions] = None
+
+    def __post_init__(self) -> None:
+        if self.cases is None and (self.synthetic is None or self.synthetic.from_labels):
+            raise OptionError("“data.cases” is missing: a folder or a table of images.")
+        _require_choice("data.pairs", self.pairs, PAIRINGS)
+        _require((self.atlas is not None) == (self.pairs == "to-atlas"), "data.atlas", _ATLAS, self.atlas)
+        _require_count("data.validation_pairs", self.validation_pairs, 1)
+
+
+_ATLAS = "the name of a case with “pairs: to-atlas”, and absent without it"
 
 
 @dataclass(frozen=True)
@@ -81,22 +133,36 @@ class TrainingOptions:
         Name of the model file.
     network, configuration
         Which network, and the arguments of its constructor.
-    data : str
-        Folder with ``images/`` and, optionally, with the same file names, ``labels/`` and, with the same names but
-        the ending ``.txt``, ``.csv``, ``.fcsv`` or ``.mrk.json``, ``landmarks/`` (LPS mm, a point a row, the same
-        points in every case).
+    data : DataOptions
+        The cases and their pairs; a text stands for ``cases`` alone.
     validation, test : list of str
-        File names (without ending) that are not trained on: the first choose, the second report.
+        Cases, or groups of them, that are not trained on: the first choose, the second report.
+    structures : dict
+        Names of the labels that count, such as ``anterior: 1``; without it every label counts.
+    ignore_labels : list of int
+        Labels that do not count.
+    augmentation : Augmentation
+        Random changes of the pairs that are trained on.
     spacing : float
         Of the working grid, mm.
     start_spacing : float, optional
         A coarser grid for the first ``start_steps`` steps.
     steps : int
-        Steps of one pair each.
+        Steps that follow those.
+    accumulate : int
+        Pairs a step, on each device.
+    validate_every : int, optional
+        Steps between two validations; a twentieth of all, and at least 50, without it.
+    patience : int, optional
+        Training ends when so many validations in a row were no better than the best before.
     similarity, hyperprior : str
         Keys of ``SIMILARITY_LOSSES`` and, for a network with spatially varying regularization, ``HYPERPRIORS``.
     regularization : float
         Weight of the smoothness in the refinement that the model file recommends.
+    precision : {"auto", "float32", "bfloat16"}
+        Arithmetic of the convolutions; ``"auto"`` takes bfloat16 where it is fast.
+    workers : int
+        Processes that prepare pairs on each device; 0 prepares them between the steps.
     tune : dict
         The settings that ``tune`` searches, by name (``weights.diffusion``), and their ranges; see ``TUNABLE``.
     metadata : dict
@@ -105,24 +171,70 @@ class TrainingOptions:
 
     name: str
     network: str
-    data: str
+    data: DataOptions
     metadata: Dict[str, Any]
     configuration: Dict[str, Any] = field(default_factory=dict)
     intensity: IntensityRecipe = field(default_factory=IntensityRecipe)
     validation: Tuple[str, ...] = ()
     test: Tuple[str, ...] = ()
+    structures: Dict[str, int] = field(default_factory=dict)
     ignore_labels: Tuple[int, ...] = ()
+    augmentation: Augmentation = field(default_factory=Augmentation)
     spacing: float = 2.0
     start_spacing: Optional[float] = None
     start_steps: int = 0
     steps: int = 1000
+    accumulate: int = 1
+    validate_every: Optional[int] = None
+    patience: Optional[int] = None
     learning_rate: float = 1e-3
     similarity: str = "lncc"
     hyperprior: str = "beta"
     weights: LossWeights = field(default_factory=LossWeights)
     regularization: float = 1.0
+    precision: str = "auto"
+    workers: int = 0
     seed: int = 1
     tune: Dict[str, SearchRange] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require_choice("network", self.network, NETWORKS)
+        _require_choice("similarity", self.similarity, SIMILARITY_LOSSES)
+        _require_choice("hyperprior", self.hyperprior, HYPERPRIORS)
+        _require_choice("precision", self.precision, PRECISIONS)
+        for name in ("steps", "accumulate", "validate_every", "patience"):
+            _require_count(name, getattr(self, name), 1)
+        for name in ("start_steps", "workers", "seed"):
+            _require_count(name, getattr(self, name), 0)
+        for name in ("spacing", "start_spacing", "learning_rate"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, "above 0", value)
+        if self.start_steps and self.start_spacing is None:
+            raise OptionError("“start_steps” needs “start_spacing”, the grid of these steps in mm.")
+        flip = self.augmentation.flip
+        if flip is not None and flip.swap_labels is None and self.weights.labels:
+            raise OptionError(
+                "“augmentation.flip” needs “swap_labels” where labels are trained with; [] if none has sides."
+            )
+        both = set(self.validation) & set(self.test)
+        if both:
+            raise OptionError(f"“{min(both)}” is both in “validation” and in “test”; one chooses, the other reports.")
+
+    @property
+    def epochs(self) -> int:
+        """An epoch is what lies between two validations."""
+        total = self.start_steps + self.steps
+        return math.ceil(total / min(total, self.validate_every or max(50, total // 20)))
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch: all of the same length, so that the whole run may be a few steps longer than asked for."""
+        return math.ceil((self.start_steps + self.steps) / self.epochs)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.epoch_steps
 
     def with_values(self, values: Mapping[str, Any]) -> TrainingOptions:
         """These options with some settings changed; names as under ``tune``."""
@@ -153,21 +265,34 @@ def read_training_options(path: Path, preset: Optional[Mapping[str, Any]] = None
 
     Raises
     ------
+    UnreadableFileError
+        The file cannot be read.
     OptionError
-        A key is unknown (with a suggestion) or missing, or the preset has no section ``train``.
+        It is not valid YAML; a key is unknown (with a suggestion) or missing, a value is of the wrong kind or out
+        of range; or the preset has no section ``train``.
     """
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = _read_yaml(path)
+    _apply_preset(values, preset)
+    if isinstance(values.get("data"), str):
+        values["data"] = {"cases": values["data"]}
+    values["tune"] = _read_search(values.get("tune", {}))
+    options = build(TrainingOptions, values)
+    beside = path.parent / (options.data.cases or "")
+    if beside.suffix == ".csv" and beside.is_file():
+        return replace(options, data=replace(options.data, cases=str(beside.resolve())))
+    return options
+
+
+def _read_yaml(path: Path) -> Dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadableFileError(f"{path} cannot be read: {(error.strerror or '').lower()}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise OptionError(f"{path} holds no settings.")
-    _apply_preset(values, preset)
-    for name, kind in (("weights", LossWeights), ("intensity", IntensityRecipe)):
-        if name in values:
-            values[name] = _build(kind, values[name], f"{name}.")
-    for name in ("validation", "test", "ignore_labels"):
-        values[name] = tuple(values.get(name, ()))
-    values["tune"] = _read_search(values.get("tune", {}))
-    options: TrainingOptions = _build(TrainingOptions, values, "")
-    return options
+    return values
 
 
 def _apply_preset(values: Dict[str, Any], preset: Optional[Mapping[str, Any]]) -> None:
@@ -188,15 +313,12 @@ def _read_search(entries: Any) -> Dict[str, SearchRange]:
 def _read_range(name: str, entry: Any) -> SearchRange:
     """Bounds or choices; choices may also be given as a plain list."""
     if name not in TUNABLE:
-        close = difflib.get_close_matches(str(name), TUNABLE, n=1)
-        hint = f" Did you mean “{close[0]}”?" if close else f" The settings are {', '.join(TUNABLE)}."
-        raise OptionError(f"“{name}” cannot be tuned.{hint}")
+        hint = suggestion(str(name), TUNABLE) or f"; the settings are {', '.join(TUNABLE)}"
+        raise OptionError(f"“{name}” cannot be tuned{hint}.")
     entry = {"choices": entry} if isinstance(entry, list) else entry
     if not isinstance(entry, dict):
         raise OptionError(f"“tune.{name}” must hold low and high, or choices.")
-    if "choices" in entry:
-        entry = {**entry, "choices": tuple(entry["choices"])}
-    found: SearchRange = _build(SearchRange, entry, f"tune.{name}.")
+    found = build(SearchRange, entry, f"tune.{name}.")
     known = TUNABLE[name]
     unknown = [choice for choice in found.choices if choice not in known]
     if unknown or bool(known) != bool(found.choices):
@@ -205,19 +327,22 @@ def _read_range(name: str, entry: Any) -> SearchRange:
     return found
 
 
-def _build(kind: Any, values: Mapping[str, Any], prefix: str) -> Any:
-    known: List[str] = [entry.name for entry in fields(kind)]
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean “{prefix}{close[0]}”?" if close else ""
-            raise OptionError(f"There is no setting “{prefix}{key}”.{hint}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise OptionError(f"The configuration is incomplete: {error}.") from error
-
-
 def options_to_dict(options: TrainingOptions) -> Dict[str, Any]:
     """The options as plain values."""
     return asdict(options)
+
+
+def _require(fulfilled: bool, name: str, wanted: str, value: Any) -> None:
+    if not fulfilled:
+        raise OptionError(f"“{name}” must be {wanted}; “{value}” is not.")
+
+
+def _require_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    known = list(choices)
+    if value not in known:
+        hint = suggestion(value, known)
+        raise OptionError(f"“{name}” must be one of {', '.join(known)}; “{value}” is not{hint}.")
+
+
+def _require_count(name: str, value: Optional[int], low: int) -> None:
+    _require(value is None or value >= low, name, f"at least {low}", value)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import multiprocessing
 import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
@@ -31,10 +32,11 @@ from torch import Tensor
 from ..engine.errors import OptionError, OutputError, RegistrationError
 from ..engine.hardware import choose_device, keep_freed_memory
 from ..engine.refine import Objective, refine
+from .data import split_pairs
 from .module import RegistrationTraining
 from .options import SearchRange, TrainingOptions, options_to_dict
-from .run import Loader, make_loaders, make_trainer
-from .validation import measure
+from .run import Loader, TrainingData, make_trainer
+from .validation import mean_measures, measure
 
 SAMPLERS = ("gp", "tpe")
 VALIDATIONS = 4
@@ -114,8 +116,8 @@ def _writing_to(folder: Path) -> Iterator[None]:
 def _require_search(options: TrainingOptions) -> None:
     if not options.tune:
         raise OptionError("The configuration names nothing to search; add a section “tune”.")
-    if len(options.validation) < 2:
-        raise OptionError("Tuning needs at least two cases under “validation”.")
+    if not split_pairs(options).validation and options.data.synthetic is None:
+        raise OptionError("Tuning needs cases under “validation”.")
 
 
 def open_study(where: str, options: TrainingOptions, tuning: TuningOptions) -> optuna.Study:
@@ -129,7 +131,7 @@ def open_study(where: str, options: TrainingOptions, tuning: TuningOptions) -> o
         The storage cannot be opened.
     """
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=options.steps // 2)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=(options.start_steps + options.steps) // 2)
     samplers = {"gp": optuna.samplers.GPSampler, "tpe": optuna.samplers.TPESampler}
     try:
         study = optuna.create_study(
@@ -189,23 +191,15 @@ def work(options: TrainingOptions, tuning: TuningOptions, where: str) -> None:
 def run_trial(trial: Trial, options: TrainingOptions, tuning: TuningOptions) -> float:
     """Train shortly with the trial's values; returns the mean validation score (larger is better)."""
     chosen = options.with_values({name: _suggest(trial, name, entry) for name, entry in options.tune.items()})
+    chosen = replace(chosen, validate_every=math.ceil((chosen.start_steps + chosen.steps) / VALIDATIONS))
     # Every trial starts from the same weights and sees the same pairs, so that only its values tell.
     torch.manual_seed(options.seed)
     module = RegistrationTraining(chosen)
-    training, validation = make_loaders(chosen, module.multiple, chosen.steps)
-    if validation is None:
-        raise OptionError(f"The cases under “validation” are not in {options.data}.")
-    trainer = make_trainer(
-        chosen.steps,
-        validate_every=chosen.steps // VALIDATIONS + 1,
-        callbacks=[_Pruning(trial)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(module, training, validation)
+    data = TrainingData(chosen, module.multiple)
+    trainer = make_trainer(chosen, callbacks=[_Pruning(trial)], logger=False, enable_checkpointing=False)
+    trainer.fit(module, data)
     steps = tuning.refine if "regularization" in options.tune else 0
-    measures = _judge(module, chosen, validation, steps)
+    measures = _judge(module, chosen, data.val_dataloader()[0], steps)
     for name, value in measures.items():
         trial.set_user_attr(name, value)
     if not np.isfinite(measures["score"]):
@@ -245,8 +239,8 @@ def _judge(
     for batch in pairs:
         batch = {name: value.to(device) for name, value in batch.items()}
         displacement = _register(module, options, batch, refine_steps)
-        found.append(measure(displacement, batch, options.ignore_labels))
-    return {name: float(np.mean([measures[name] for measures in found])) for name in found[0]}
+        found.append(measure(displacement, batch))
+    return mean_measures(found)
 
 
 def _register(

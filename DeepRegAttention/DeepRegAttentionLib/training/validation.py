@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping
+from typing import Dict, Mapping, Optional, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,9 @@ FOLD_PENALTY = 0.1
 """Taken off the score for each percent of folded voxels: as much as 0.1 Dice, 0.1 mm or 0.1 of the similarity."""
 
 
-def measure(displacement: Tensor, batch: Mapping[str, Tensor], ignore_labels: tuple[int, ...] = ()) -> Dict[str, float]:
+def measure(
+    displacement: Tensor, batch: Mapping[str, Tensor], structures: Optional[Mapping[str, int]] = None
+) -> Dict[str, float]:
     """Judge a displacement of one pair.
 
     Parameters
@@ -24,8 +27,8 @@ def measure(displacement: Tensor, batch: Mapping[str, Tensor], ignore_labels: tu
         ``(1, 3, K, J, I)``, voxels.
     batch : mapping
         As :func:`~DeepRegAttentionLib.training.objective.objective` takes it.
-    ignore_labels : tuple of int
-        Labels that the Dice leaves out.
+    structures : mapping, optional
+        Names of labels whose Dice is given one by one, as ``dice_NAME``.
 
     Returns
     -------
@@ -44,17 +47,25 @@ def measure(displacement: Tensor, batch: Mapping[str, Tensor], ignore_labels: tu
         measures["tre_mm"] = float(landmark_error(displacement, batch))
         goal = -measures["tre_mm"]
     if "fixed_labels" in batch:
-        warped = warp(batch["moving_labels"].float(), displacement, mode="nearest").short()
-        measures["dice"] = goal = mean_dice(batch["fixed_labels"], warped, ignore_labels)
+        warped = warp(batch["moving_labels"].float(), displacement, mode="nearest").int()
+        overlap = dice_by_label(batch["fixed_labels"], warped)
+        measures["dice"] = goal = sum(overlap.values()) / len(overlap) if overlap else 0.0
+        named = {f"dice_{name}": overlap.get(label) for name, label in (structures or {}).items()}
+        measures.update({name: value for name, value in named.items() if value is not None})
     measures["score"] = goal - FOLD_PENALTY * measures["folds_percent"]
     return measures
 
 
-def mean_dice(fixed: Tensor, warped: Tensor, ignore: tuple[int, ...] = ()) -> float:
-    """Mean Dice over the labels of two integer maps of the same shape, without 0 and the ignored ones."""
+def mean_measures(found: Sequence[Mapping[str, float]]) -> Dict[str, float]:
+    """The mean of every measure over the pairs that have it."""
+    names = sorted({name for measures in found for name in measures})
+    return {name: float(np.mean([measures[name] for measures in found if name in measures])) for name in names}
+
+
+def dice_by_label(fixed: Tensor, warped: Tensor) -> Dict[int, float]:
+    """Dice of every label without 0 that one of two integer maps of the same shape has."""
     size = int(max(fixed.max(), warped.max())) + 1
     a, b = (torch.bincount(x.flatten().int(), minlength=size).float() for x in (fixed, warped))
     both = torch.bincount(fixed[fixed == warped].flatten().int(), minlength=size).float()
-    present = (a + b) > 0
-    present[[0, *[label for label in ignore if label < size]]] = False
-    return float((2 * both[present] / (a + b)[present]).mean())
+    present = torch.nonzero(a + b).flatten().tolist()
+    return {label: float(2 * both[label] / (a + b)[label]) for label in present if label != 0}

@@ -1,0 +1,91 @@
+"""Synthetic pairs: two contrasts of one anatomy, deformed without folds, the same from the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from DeepRegAttentionLib.engine.errors import OptionError
+from DeepRegAttentionLib.training.data import split_pairs, training_items, validation_items
+from DeepRegAttentionLib.training.synthetic import SyntheticOptions, SyntheticPairs, paint, random_shapes, smooth_noise
+from training_common import tiny, write_blobs
+
+SMALL = SyntheticOptions(shape=(24, 32, 16), shapes=6)
+
+
+def test_a_pair_is_two_paintings_of_two_deformations_of_one_map() -> None:
+    pairs = SyntheticPairs(SMALL, 1, 8)
+    contrasts = []
+    for n in range(4):
+        item = pairs[n]
+        assert set(item) == {"fixed", "moving", "fixed_labels", "moving_labels"}
+        for name in ("fixed", "moving"):
+            assert item[name].shape == item[f"{name}_labels"].shape == (1, 24, 32, 16)
+            assert 0 <= float(item[name].min()) < float(item[name].max()) <= 1
+        overlap = float((item["fixed_labels"] == item["moving_labels"]).float().mean())
+        assert 0.15 < overlap < 1
+        labels = item["fixed_labels"].unique().tolist()
+        means = [[float(item[r][item[f"{r}_labels"] == k].mean()) for k in labels] for r in ("fixed", "moving")]
+        contrasts.append(np.corrcoef(means)[0, 1])
+    # Unrelated contrasts: the intensities of a label in one image say nothing about those in the other.
+    assert np.mean(np.abs(contrasts)) < 0.9
+
+
+def test_an_item_depends_on_seed_and_number_alone() -> None:
+    first, second = SyntheticPairs(SMALL, 1, 8), SyntheticPairs(SMALL, 1, 8)
+    _ = first[2]
+    for name, value in first[5].items():
+        torch.testing.assert_close(second[5][name], value, rtol=0, atol=0)
+    assert float((first[5]["fixed"] - SyntheticPairs(SMALL, 2, 8)[5]["fixed"]).abs().max()) > 0.1
+
+
+def test_deformation_of_size_zero_leaves_the_map() -> None:
+    item = SyntheticPairs(SyntheticOptions(shape=(16, 16, 16), shapes=4, deformation=0.0), 1, 8)[0]
+    assert torch.equal(item["fixed_labels"], item["moving_labels"])
+
+
+def test_shapes_are_blobs_of_all_labels_and_noise_is_smooth() -> None:
+    random = torch.Generator().manual_seed(1)
+    shapes = random_shapes((32, 32, 32), 8, random)
+    assert set(shapes.unique().tolist()) == set(range(8))
+    same = (shapes[:, 1:] == shapes[:, :-1]).float().mean()
+    assert float(same) > 0.85
+    noise = smooth_noise(3, (32, 24, 16), 8.0, random)
+    assert noise.shape == (1, 3, 32, 24, 16)
+    assert float(noise.std()) == pytest.approx(1, abs=1e-4)
+    assert float(noise.diff(dim=2).std()) < 0.5
+
+
+def test_each_label_has_its_own_intensity() -> None:
+    labels = random_shapes((16, 16, 16), 5, torch.Generator().manual_seed(1))
+    image = paint(labels, torch.Generator().manual_seed(2))
+    spreads = [float(image[labels == k].std()) for k in labels.unique()]
+    assert max(spreads) < 0.07
+    assert float(image.std()) > 2 * max(spreads)
+
+
+def test_a_shape_that_does_not_suit_the_network_is_refused() -> None:
+    with pytest.raises(OptionError, match="multiples of 16"):
+        SyntheticPairs(SMALL, 1, 16)
+
+
+def test_label_maps_of_the_training_cases_are_painted(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    data = {"cases": "blobs", "synthetic": {"from_labels": True}}
+    options = tiny(tmp_path, data=data, weights={"labels": 1.0, "similarity": 0})
+    items = training_items(options, split_pairs(options).training, 2, 0)
+    assert set(items[0]["fixed_labels"].unique().tolist()) == {0, 1, 2}
+    assert items[0]["fixed"].shape == items[0]["moving_labels"].shape
+    without = tiny(tmp_path, data=data)
+    with pytest.raises(OptionError, match=r"needs “weights.labels” above 0"):
+        training_items(without, split_pairs(without).training, 2, 0)
+
+
+def test_without_validation_cases_other_synthetic_pairs_judge(tmp_path: Path) -> None:
+    options = tiny(tmp_path, data={"synthetic": {"shape": [16, 16, 16]}, "validation_pairs": 3}, validation=[])
+    judged = validation_items(options, [], 2)
+    assert len(judged) == 3  # type: ignore[arg-type]
+    drawn = training_items(options, [], 2, 0)
+    assert float((judged[0]["fixed"] - drawn[0]["fixed"]).abs().max()) > 0.1
