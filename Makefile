@@ -1,5 +1,5 @@
 # make demo   register the sample pair and write demo/report.html
-# make test   the whole suite: formatting, types, pytest
+# make test   the whole suite: formatting, types, pytest (the viewer's tests use Debian's chromium)
 # make clean  remove the environment and everything made here
 
 PYTHON ?= python3
@@ -17,7 +17,8 @@ $(VENV)/.app: pyproject.toml .ci/constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.app
-	$(INSTALL) --editable ".[train,test]"
+	$(INSTALL) --editable ".[train,viewer,test]"
+	command -v chromium || (apt-get update && apt-get install --yes --no-install-recommends chromium)
 	touch $@
 
 demo: $(VENV)/.app

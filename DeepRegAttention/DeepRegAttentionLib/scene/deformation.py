@@ -1,0 +1,232 @@
+"""The deformation drawn: as a grid, as arrows, as contours, in slices and in 3D; and the force behind it.
+
+Everything is drawn in the fixed image's space and in the direction of the motion, moving to fixed, as Slicer draws
+any transform: a grid line or an arrow's tip is where the registration takes what it started from.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Optional, Sequence
+
+import numpy as np
+import slicer
+
+from .colors import length_colors
+from .nodes import add_node
+from .results import Result
+from .transforms import grid_part, grid_transform, longest_displacement, parts, without_linear
+
+STYLES = ("none", "grid", "arrows", "contours")
+"""Ways to draw a deformation."""
+
+_MODES = {
+    "grid": slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID,
+    "arrows": slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GLYPH,
+    "contours": slicer.vtkMRMLTransformDisplayNode.VIS_MODE_CONTOUR,
+}
+_ROUND = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+_LINES = 20
+_LEVELS = 6
+# Arrows shorter than this part of the longest are left out: they would be dots.
+_SHORTEST = 0.08
+_FORCE_GRID_MM = 2.0
+
+
+def show_deformation(
+    result: Result,
+    style: str = "grid",
+    spacing_mm: Optional[float] = None,
+    scale_percent: float = 100.0,
+    slices: bool = True,
+    threed: bool = False,
+    views: Sequence[slicer.vtkMRMLAbstractViewNode] = (),
+) -> Optional[slicer.vtkMRMLTransformDisplayNode]:
+    """Draw how the linearly aligned moving image was deformed to the fixed one; the colour is the length in mm.
+
+    A grid is regular on the aligned moving image and drawn where the registration takes it; arrows point from there
+    to where a place went.
+
+    Parameters
+    ----------
+    result : Result
+        With a transform; without one nothing is drawn.
+    style : str
+        One of ``STYLES``; ``"none"`` takes away what was drawn.
+    spacing_mm : float, optional
+        Between grid lines or arrows, or four times the resolution of contours; None: :func:`default_spacing`.
+        In 3D the time to draw grows with the cube of how fine it is.
+    scale_percent : float
+        100 draws displacements at their true length; more exaggerates. Contours do not depend on it.
+    slices, threed : bool
+        Where it is drawn.
+    views : sequence of vtkMRMLAbstractViewNode
+        The only views that draw it, decided when it is first drawn; none given: all.
+
+    Returns
+    -------
+    vtkMRMLTransformDisplayNode or None
+        For finer settings.
+    """
+    if style == "none":
+        _hide(result.extra("deformation"))
+        return None
+    node = _deformation_node(result)
+    grid = grid_part(node) if node is not None else None
+    if node is None or grid is None:
+        return None
+    return _draw(result, node, style, spacing_mm, scale_percent, slices, threed, longest_displacement(grid), views)
+
+
+def default_spacing(result: Result, style: str = "grid", threed: bool = False) -> float:
+    """A spacing in mm that reads well: 1, 2, 5, 10, ...
+
+    About 20 grid lines across the fixed image, twice as many arrows, half as many of both in 3D, where there are
+    lines behind lines, and each is computed.
+    """
+    bounds = [0.0] * 6
+    reference = result.reference
+    if reference is None:
+        return _ROUND[0]
+    reference.GetRASBounds(bounds)
+    lines = _LINES * (2 if style == "arrows" else 1) / (2 if threed else 1)
+    wanted = max(high - low for low, high in zip(bounds[::2], bounds[1::2])) / lines
+    return min(_ROUND, key=lambda step: abs(math.log(step / wanted)))
+
+
+def show_force_arrows(
+    result: Result,
+    visible: bool = True,
+    spacing_mm: Optional[float] = None,
+    scale_percent: float = 100.0,
+    slices: bool = True,
+    threed: bool = False,
+    views: Sequence[slicer.vtkMRMLAbstractViewNode] = (),
+) -> Optional[slicer.vtkMRMLTransformDisplayNode]:
+    """Draw the driving force as arrows: where and how strongly each place of the moving image was pulled.
+
+    The arrows point in the direction of the motion (as those of :func:`show_deformation`), their colour is the
+    length of the force in mm. Arguments as there; None if the result has no driving force.
+    """
+    if not visible or "driving_force" not in result.maps:
+        _hide(result.extra("force_arrows"))
+        return None
+    node = result.extra("force_arrows") or _new_force_node(result)
+    grid = parts(node.GetTransformToParent())[0]
+    longest = longest_displacement(grid)
+    return _draw(result, node, "arrows", spacing_mm, scale_percent, slices, threed, longest, views)
+
+
+def _hide(node: Optional[slicer.vtkMRMLTransformNode]) -> None:
+    if node is not None and node.GetDisplayNode() is not None:
+        node.GetDisplayNode().SetVisibility(False)
+
+
+def _deformation_node(result: Result) -> Optional[slicer.vtkMRMLTransformNode]:
+    """What is left of the transform without its linear part: a large shift would hide the small motions."""
+    node, transform = result.extra("deformation"), result.transform
+    if node is not None or transform is None:
+        return node
+    grid = grid_part(transform)
+    if grid is None:
+        return None
+    alone, linear = len(parts(transform.GetTransformFromParent())) == 1, result.linear
+    if alone and np.allclose(linear, np.eye(4)):
+        node = transform
+    else:
+        node = add_node(result.scene, "vtkMRMLGridTransformNode", f"{result.name} deformation")
+        node.SetAndObserveTransformFromParent(without_linear(grid, linear if alone else np.eye(4)))
+    result.keep("deformation", node)
+    return node
+
+
+def _new_force_node(result: Result) -> slicer.vtkMRMLTransformNode:
+    """A transform that is only there to be drawn: from each place to where the force pulls it.
+
+    The force is in the resampling direction, fixed to moving, as all vectors of a result; the motion is opposite.
+    """
+    force = result.maps["driving_force"]
+    steps = [max(1, int(_FORCE_GRID_MM / spacing)) for spacing in force.GetSpacing()]
+    node = add_node(result.scene, "vtkMRMLGridTransformNode", f"{result.name} driving force arrows")
+    node.SetAndObserveTransformToParent(grid_transform(force, -1.0, steps))
+    node.SetDescription("Made to be drawn: not a registration.")
+    result.keep("force_arrows", node)
+    return node
+
+
+def _draw(
+    result: Result,
+    node: slicer.vtkMRMLTransformNode,
+    style: str,
+    spacing_mm: Optional[float],
+    scale_percent: float,
+    slices: bool,
+    threed: bool,
+    longest: float,
+    views: Sequence[slicer.vtkMRMLAbstractViewNode],
+) -> slicer.vtkMRMLTransformDisplayNode:
+    display, spacing = _display_node(node, views), spacing_mm or default_spacing(result, style, threed)
+    longest = _two_digits(max(longest, 0.1))
+    unchanged = display.StartModify()
+    display.SetAndObserveColorNodeID(length_colors(node.GetScene(), longest).GetID())
+    display.SetAndObserveRegionNode(result.reference)
+    display.SetVisualizationMode(_MODES[style])
+    display.SetVisibility(True)
+    display.SetVisibility2D(slices)
+    display.SetVisibility3D(threed)
+    display.SetSliceIntersectionThickness(1 if style == "grid" else 2)
+    display.SetAmbient(0.25)
+    _set_grid(display, spacing, scale_percent)
+    _set_arrows(display, spacing, scale_percent, longest)
+    _set_contours(display, spacing, longest, threed)
+    display.EndModify(unchanged)
+    return display
+
+
+def _display_node(
+    node: slicer.vtkMRMLTransformNode, views: Sequence[slicer.vtkMRMLAbstractViewNode]
+) -> slicer.vtkMRMLTransformDisplayNode:
+    """The node's display; made with its views, as a slice view asks for them only when it meets the display."""
+    if node.GetDisplayNode() is None and views:
+        display = slicer.vtkMRMLTransformDisplayNode()
+        display.SetVisibility(False)
+        display.SetViewNodeIDs([view.GetID() for view in views])
+        node.GetScene().AddNode(display)
+        node.AddAndObserveDisplayNodeID(display.GetID())
+    node.CreateDefaultDisplayNodes()
+    return node.GetDisplayNode()
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def _set_grid(display: slicer.vtkMRMLTransformDisplayNode, spacing: float, scale_percent: float) -> None:
+    display.SetGridSpacingMm(spacing)
+    display.SetGridScalePercent(scale_percent)
+    # Slicer samples the whole plane or space this finely, not only the lines: twice as fine takes 4 or 8 times as long.
+    display.SetGridResolutionMm(spacing / 4)
+    display.SetGridLineDiameterMm(spacing / 16)
+    display.SetGridShowNonWarped(False)
+
+
+def _set_arrows(
+    display: slicer.vtkMRMLTransformDisplayNode, spacing: float, scale_percent: float, longest: float
+) -> None:
+    display.SetGlyphType(display.GLYPH_TYPE_ARROW)
+    display.SetGlyphSpacingMm(spacing)
+    display.SetGlyphScalePercent(scale_percent)
+    display.SetGlyphDisplayRangeMinMm(_SHORTEST * longest)
+    display.SetGlyphDisplayRangeMaxMm(100 * longest)
+    display.SetGlyphDiameterMm(spacing / 3)
+    display.SetGlyphShaftDiameterPercent(35)
+    display.SetGlyphTipLengthPercent(35)
+
+
+def _set_contours(display: slicer.vtkMRMLTransformDisplayNode, spacing: float, longest: float, threed: bool) -> None:
+    # In 3D the surfaces of small displacements would hide the others; not every view can draw them translucent.
+    first = 3 if threed else 1
+    levels = [longest * n / (_LEVELS + 1) for n in range(first, _LEVELS + 1)]
+    display.SetContourLevelsMmFromString(" ".join(f"{level:.3g}" for level in levels))
+    display.SetContourResolutionMm(spacing / 4)
+    display.SetContourOpacity(1.0)

@@ -1,0 +1,437 @@
+"""A result folder as nodes of a MRML scene, and back from a scene that was saved."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, Generator, Iterator, List, Mapping, Optional, Tuple, Union
+
+import numpy as np
+import slicer
+
+from ..engine.errors import UnreadableFileError
+from ..engine.result import EXTENSIONS, MAP_MEANINGS
+from .colors import label_colors
+from .judge import make_plots, make_tables
+from .nodes import (
+    add_node,
+    copy_window,
+    folder_of,
+    new_folder,
+    put_into_folder,
+    read_volume,
+    remove_node,
+    remove_unused_folder,
+    voxels,
+)
+from .overlays import map_label, style_map
+from .transforms import grid_transform, interpolate_linearly, linear_part, read_transform
+
+_MARK = "DeepRegAttention.Result"
+_METRICS, _NAME, _LINEAR = "metrics", "name", "linear"
+_MAP, _TABLE, _PLOT = "map_", "table_", "plot_"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which nodes to make of a result folder.
+
+    Attributes
+    ----------
+    warped : bool
+        The moving image on the fixed grid.
+    transform : str, optional
+        ``"full"``: linear part and deformation in one transform node, exact to the last digit;
+        ``"grid"``: the total displacement on the fixed grid as a single grid transform, to the 1/256 mm of
+        ``displacement``; None: no transform.
+    inverse : bool
+        Also the transform of the other direction, if the result has it.
+    maps : bool or tuple of str
+        All maps, none, or these (keys of ``MAP_MEANINGS``).
+    labels : bool
+        The warped label map, if there is one.
+    measures : bool
+        Tables and plots.
+    """
+
+    warped: bool = True
+    transform: Optional[str] = "full"
+    inverse: bool = True
+    maps: Union[bool, Tuple[str, ...]] = True
+    labels: bool = True
+    measures: bool = True
+
+
+@dataclass
+class Result:
+    """The nodes of one registration; what the registration did not give, or the user deleted, is None or absent.
+
+    Attributes
+    ----------
+    node : vtkMRMLScriptedModuleNode
+        Hidden; holds references to all others, and the metrics: by it the result is found in a loaded scene.
+    name : str
+        ``"<moving> to <fixed>"``.
+    fixed, moving : vtkMRMLScalarVolumeNode, optional
+        The user's own volumes.
+    warped : vtkMRMLScalarVolumeNode, optional
+    transform : vtkMRMLTransformNode, optional
+        Takes fixed points to moving points as its ``FromParent``, so that a node put under it moves from the
+        moving to the fixed image.
+    inverse : vtkMRMLTransformNode, optional
+        The other direction: what is put under it moves from the fixed to the moving image.
+    maps : dict of str to vtkMRMLVolumeNode
+        Keys of ``MAP_MEANINGS``; ``driving_force`` is a vector volume (RAS mm).
+    labels : vtkMRMLLabelMapVolumeNode, optional
+    metrics : dict
+        What is in ``metrics.json``.
+    tables : dict of str to vtkMRMLTableNode
+        ``"similarity"``, ``"deformation"``, ``"structures"``, ``"histogram"``: see :mod:`.judge`.
+    plots : dict of str to vtkMRMLPlotChartNode
+        ``"histogram"``, ``"dice"``.
+    folder : int
+        The subject hierarchy item that all of them lie in; 0 without a subject hierarchy.
+    """
+
+    node: slicer.vtkMRMLScriptedModuleNode
+    name: str
+    fixed: Optional[slicer.vtkMRMLScalarVolumeNode] = None
+    moving: Optional[slicer.vtkMRMLScalarVolumeNode] = None
+    warped: Optional[slicer.vtkMRMLScalarVolumeNode] = None
+    transform: Optional[slicer.vtkMRMLTransformNode] = None
+    inverse: Optional[slicer.vtkMRMLTransformNode] = None
+    maps: Dict[str, slicer.vtkMRMLVolumeNode] = field(default_factory=dict)
+    labels: Optional[slicer.vtkMRMLLabelMapVolumeNode] = None
+    metrics: Dict[str, Any] = field(default_factory=dict)
+    tables: Dict[str, slicer.vtkMRMLTableNode] = field(default_factory=dict)
+    plots: Dict[str, slicer.vtkMRMLPlotChartNode] = field(default_factory=dict)
+    folder: int = 0
+
+    @property
+    def scene(self) -> slicer.vtkMRMLScene:
+        """The scene that the nodes are in."""
+        return self.node.GetScene()
+
+    @property
+    def linear(self) -> np.ndarray:
+        """The linear alignment alone, ``(4, 4)``: from fixed to aligned moving points, RAS mm."""
+        return np.array(json.loads(self.node.GetParameter(_LINEAR)))
+
+    @property
+    def reference(self) -> Optional[slicer.vtkMRMLVolumeNode]:
+        """A volume on the fixed grid: the fixed one, else the warped one or a map."""
+        return next((node for node in (self.fixed, self.warped, *self.maps.values()) if node is not None), None)
+
+    def extra(self, role: str) -> Optional[slicer.vtkMRMLNode]:
+        """A node that was made for showing the result, such as its deformation; None if there is none yet."""
+        return self.node.GetNodeReference(role)
+
+    def keep(self, role: str, node: slicer.vtkMRMLNode) -> None:
+        """File a node with this result, so that it is found again in a loaded scene."""
+        self.node.SetNodeReferenceID(role, node.GetID())
+        put_into_folder(self.folder, node)
+
+
+def prepare_scene(scene: slicer.vtkMRMLScene) -> None:
+    """Make known what a saved result consists of, before a scene file is read; the application knows it all."""
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
+
+
+def load_result(
+    scene: slicer.vtkMRMLScene,
+    folder: Union[str, Path],
+    fixed: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
+    moving: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
+    wanted: Optional[Wanted] = None,
+    name: Optional[str] = None,
+    label_names: Optional[Mapping[int, str]] = None,
+) -> Result:
+    """Make the nodes of a result folder; the folder may be deleted afterwards.
+
+    Parameters
+    ----------
+    scene : vtkMRMLScene
+        Where the nodes go.
+    folder : str or Path
+        As written by ``RegistrationResult.save``, with any of its image formats.
+    fixed, moving : vtkMRMLScalarVolumeNode, optional
+        The volumes that were registered, in this scene; they give the names and the windows of the display.
+    wanted : Wanted, optional
+        Which nodes to make; all without it.
+    name : str, optional
+        Instead of ``"<moving> to <fixed>"``.
+    label_names : mapping of int to str, optional
+        Names of the structures, for the tables and the colours.
+
+    Raises
+    ------
+    UnreadableFileError
+        The folder holds no result, or a file of it is damaged; no node stays behind.
+    """
+    steps = load_steps(scene, folder, fixed, moving, wanted, name, label_names)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def load_steps(
+    scene: slicer.vtkMRMLScene,
+    folder: Union[str, Path],
+    fixed: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
+    moving: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
+    wanted: Optional[Wanted] = None,
+    name: Optional[str] = None,
+    label_names: Optional[Mapping[int, str]] = None,
+) -> Generator[str, None, Result]:
+    """:func:`load_result` in steps, one node each, so that a GUI stays alive in between.
+
+    Yields the name of what comes next; the result is the generator's return value: ``result = yield from …``, or
+    ``StopIteration.value``. Arguments and errors are those of :func:`load_result`.
+    """
+    loader = _Loader(scene, Path(folder), fixed, moving, name, label_names or {})
+    complete = False
+    try:
+        for title, step in loader.steps(wanted or Wanted()):
+            yield title
+            step()
+        complete = True
+    finally:
+        # Also when the caller gives up in between.
+        if not complete:
+            loader.undo()
+    return loader.result
+
+
+def find_results(scene: slicer.vtkMRMLScene) -> List[Result]:
+    """All results in a scene, the oldest first, also after it was saved and loaded again.
+
+    A result of which the user deleted everything is left out, and its hidden node removed.
+    """
+    results = []
+    for node in _nodes(scene, "vtkMRMLScriptedModuleNode"):
+        if node.GetAttribute(_MARK) is None:
+            continue
+        result = _rebuilt(node)
+        if result is None:
+            scene.RemoveNode(node)
+        else:
+            results.append(result)
+    return results
+
+
+def remove_result(result: Result) -> None:
+    """Take a result out of its scene, with everything that was made to show it; the user's own volumes stay."""
+    scene = result.scene
+    roles: List[str] = []
+    result.node.GetNodeReferenceRoles(roles)
+    made = [result.node.GetNodeReference(role) for role in roles if role not in ("fixed", "moving")]
+    for chart in result.plots.values():
+        made += [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
+    for node in made:
+        remove_node(scene, node)
+    scene.RemoveNode(result.node)
+    remove_unused_folder(scene, result.folder)
+
+
+def _nodes(scene: slicer.vtkMRMLScene, kind: str) -> List[slicer.vtkMRMLNode]:
+    return [scene.GetNthNodeByClass(n, kind) for n in range(scene.GetNumberOfNodesByClass(kind))]
+
+
+def _rebuilt(node: slicer.vtkMRMLScriptedModuleNode) -> Optional[Result]:
+    """A result from its hidden node; None if nothing is left of it."""
+    single = {role: node.GetNodeReference(role) for role in ("warped", "transform", "inverse", "labels")}
+    groups = {prefix: dict(_group(node, prefix)) for prefix in (_MAP, _TABLE, _PLOT)}
+    if not any(single.values()) and not any(groups.values()):
+        return None
+    for role in ("transform", "inverse", "deformation"):
+        transform = node.GetNodeReference(role)
+        if transform is not None:
+            # A scene file does not say how its grids are to be interpolated.
+            interpolate_linearly(transform)
+    everything = [*single.values(), *(other for group in groups.values() for other in group.values())]
+    return Result(
+        node=node,
+        name=node.GetParameter(_NAME),
+        fixed=node.GetNodeReference("fixed"),
+        moving=node.GetNodeReference("moving"),
+        maps=groups[_MAP],
+        tables=groups[_TABLE],
+        plots=groups[_PLOT],
+        metrics=json.loads(node.GetParameter(_METRICS)),
+        folder=next((folder for folder in map(folder_of, everything) if folder), 0),
+        **single,
+    )
+
+
+def _group(node: slicer.vtkMRMLScriptedModuleNode, prefix: str) -> Iterator[Tuple[str, slicer.vtkMRMLNode]]:
+    roles: List[str] = []
+    node.GetNodeReferenceRoles(roles)
+    for role in roles:
+        other = node.GetNodeReference(role)
+        if role.startswith(prefix) and other is not None:
+            yield role[len(prefix) :], other
+
+
+class _Loader:
+    """Makes the nodes of one result folder, and takes them away again if that cannot be finished."""
+
+    def __init__(
+        self,
+        scene: slicer.vtkMRMLScene,
+        folder: Path,
+        fixed: Optional[slicer.vtkMRMLScalarVolumeNode],
+        moving: Optional[slicer.vtkMRMLScalarVolumeNode],
+        name: Optional[str],
+        label_names: Mapping[int, str],
+    ) -> None:
+        self.scene, self.folder, self.label_names = scene, folder, label_names
+        self.made: List[slicer.vtkMRMLNode] = []
+        ends = [node.GetName() if node is not None else word for node, word in ((moving, "moving"), (fixed, "fixed"))]
+        self.base = name or " to ".join(ends)
+        self.warped_name = f"{name} warped" if name else " warped to ".join(ends)
+        self.result: Result
+        self.fixed, self.moving = fixed, moving
+
+    def steps(self, wanted: Wanted) -> Iterator[Tuple[str, Callable[[], None]]]:
+        """What is to be done, in order: a name and a function for each."""
+        yield "result", self.start
+        if wanted.warped:
+            yield "warped image", self.load_warped
+        yield "transform", partial(self.load_transform, wanted.transform)
+        if wanted.inverse and (self.folder / "inverse_transform.h5").is_file():
+            yield "inverse transform", self.load_inverse
+        for name in self._maps(wanted.maps):
+            yield map_label(name), partial(self.load_map, name)
+        if wanted.labels and self._find("warped_labels") is not None:
+            yield "structures", self.load_labels
+        if wanted.measures:
+            yield "measures", self.measure
+
+    def _maps(self, wanted: Union[bool, Tuple[str, ...]]) -> List[str]:
+        names = MAP_MEANINGS if wanted is True else wanted or ()
+        return [name for name in names if self._find(name) is not None]
+
+    def start(self) -> None:
+        """The hidden node and the folder."""
+        metrics = self._read_metrics()
+        node = self._add("vtkMRMLScriptedModuleNode", self.base)
+        node.SetAttribute(_MARK, "1")
+        node.SetHideFromEditors(True)
+        node.SetParameter(_NAME, self.base)
+        node.SetParameter(_METRICS, json.dumps(metrics))
+        node.SetParameter(_LINEAR, json.dumps(np.eye(4).tolist()))
+        folder = new_folder(self.scene, self.base)
+        self.result = Result(node, self.base, self.fixed, self.moving, metrics=metrics, folder=folder)
+        for role, given in (("fixed", self.fixed), ("moving", self.moving)):
+            if given is not None:
+                node.SetNodeReferenceID(role, given.GetID())
+
+    def _read_metrics(self) -> Dict[str, Any]:
+        path = self.folder / "metrics.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UnreadableFileError(f"{self.folder} holds no complete registration result.") from error
+
+    def load_warped(self) -> None:
+        """The moving image on the fixed grid."""
+        self.result.warped = self._volume("vtkMRMLScalarVolumeNode", "warped", self.warped_name, "warped")
+        copy_window(self.result.warped, self.moving)
+
+    def load_transform(self, kind: Optional[str]) -> None:
+        """The transform as it is wanted; what the linear alignment alone is, is noted in any case."""
+        node = self._add("vtkMRMLTransformNode", f"{self.base} transform")
+        read_transform(node, self.folder / "transform.h5")
+        self.result.node.SetParameter(_LINEAR, json.dumps(linear_part(node).tolist()))
+        if kind == "full":
+            self._keep_transform("transform", node, self.fixed, self.moving)
+            return
+        self._discard(node)
+        if kind == "grid":
+            self._keep_transform("transform", self._grid(), self.fixed, self.moving)
+
+    def _grid(self) -> slicer.vtkMRMLGridTransformNode:
+        field = self._volume("vtkMRMLVectorVolumeNode", "displacement", "displacement")
+        node = self._add("vtkMRMLGridTransformNode", f"{self.base} transform")
+        node.SetAndObserveTransformFromParent(grid_transform(field))
+        self._discard(field)
+        return node
+
+    def load_inverse(self) -> None:
+        """The other direction."""
+        node = self._add("vtkMRMLTransformNode", f"{self.base} inverse transform")
+        read_transform(node, self.folder / "inverse_transform.h5")
+        self._keep_transform("inverse", node, self.moving, self.fixed)
+
+    def _keep_transform(
+        self,
+        role: str,
+        node: slicer.vtkMRMLTransformNode,
+        fixed: Optional[slicer.vtkMRMLVolumeNode],
+        moving: Optional[slicer.vtkMRMLVolumeNode],
+    ) -> None:
+        setattr(self.result, role, node)
+        self.result.keep(role, node)
+        roles = node.GetFixedNodeReferenceRole(), node.GetMovingNodeReferenceRole()
+        for reference, image in zip(roles, (fixed, moving)):
+            if image is not None:
+                node.SetNodeReferenceID(reference, image.GetID())
+
+    def load_map(self, name: str) -> None:
+        """A map, in its own colours."""
+        kind = "vtkMRMLVectorVolumeNode" if name == "driving_force" else "vtkMRMLScalarVolumeNode"
+        node = self._volume(kind, name, f"{self.base} {map_label(name)}", _MAP + name)
+        node.SetDescription(MAP_MEANINGS[name])
+        self.result.maps[name] = node
+        style_map(node, name)
+
+    def load_labels(self) -> None:
+        """The warped structures, in colours that tell neighbours apart."""
+        node = self._volume("vtkMRMLLabelMapVolumeNode", "warped_labels", f"{self.warped_name} structures", "labels")
+        colours = label_colors(self.scene, f"{self.base} structure colours", int(voxels(node).max()), self.label_names)
+        self.made.append(colours)
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
+        self.result.labels = node
+
+    def measure(self) -> None:
+        """Tables and plots of what was measured."""
+        result = self.result
+        jacobian = result.maps.get("jacobian")
+        result.tables = make_tables(self.scene, result.metrics, jacobian, self.label_names, self.base)
+        result.plots = make_plots(result.tables, self.base)
+        for prefix, group in ((_TABLE, result.tables), (_PLOT, result.plots)):
+            for name, node in group.items():
+                self.made.append(node)
+                result.keep(prefix + name, node)
+
+    def _volume(self, kind: str, file: str, name: str, role: str = "") -> slicer.vtkMRMLVolumeNode:
+        """A volume of the folder; filed with the result if it has a role."""
+        node = self._add(kind, name)
+        read_volume(node, self._find(file) or self.folder / f"{file}{EXTENSIONS[0]}")
+        if role:
+            self.result.keep(role, node)
+        return node
+
+    def _find(self, name: str) -> Optional[Path]:
+        paths = [self.folder / f"{name}{extension}" for extension in (".nrrd", *EXTENSIONS)]
+        return next((path for path in paths if path.is_file()), None)
+
+    def _add(self, kind: str, name: str) -> slicer.vtkMRMLNode:
+        self.made.append(add_node(self.scene, kind, name))
+        return self.made[-1]
+
+    def _discard(self, node: slicer.vtkMRMLNode) -> None:
+        self.made.remove(node)
+        remove_node(self.scene, node)
+
+    def undo(self) -> None:
+        """Remove every node that was made."""
+        for node in reversed(self.made):
+            remove_node(self.scene, node)
+        if hasattr(self, "result"):
+            remove_unused_folder(self.scene, self.result.folder)

@@ -1,0 +1,468 @@
+"""What is seen of a result: overlays, legend, deformation, comparison, layout, tables and plots, by their pixels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from DeepRegAttentionLib.engine.errors import ImageError, OutputError
+from DeepRegAttentionLib.engine.result import MAP_MEANINGS
+from DeepRegAttentionLib.scene.colors import jacobian_colors, jacobian_factor
+from DeepRegAttentionLib.scene.compare import AXES, Comparison, aligned_volume
+from DeepRegAttentionLib.scene.deformation import STYLES, default_spacing, show_deformation, show_force_arrows
+from DeepRegAttentionLib.scene.judge import export_csv, make_tables
+from DeepRegAttentionLib.scene.layouts import (
+    COMPARISON_LAYOUT,
+    VIEWS,
+    fill_layout,
+    layout_xml,
+    register_layout,
+    view_composites,
+)
+from DeepRegAttentionLib.scene.nodes import matrix_array, voxel_to_world
+from DeepRegAttentionLib.scene.overlays import OVERLAYS, available_overlays, show_overlay, value_range
+from DeepRegAttentionLib.scene.results import load_result
+from hypothesis import given
+from hypothesis import strategies as st
+from scene_common import (
+    World,
+    add_volume,
+    slicer,
+    synthetic_images,
+    synthetic_result,
+    to_lps,
+    voxels,
+    vtk,
+    vtk_to_numpy,
+)
+
+YELLOW = np.array([255, 213, 0])
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """A result in a scene with an axial view on it: rendering is slow, so all tests look at the same."""
+    folder = tmp_path_factory.mktemp("result")
+    fixed, moving = synthetic_images()
+    synthetic_result(fixed, moving).save(folder / "result", ".nrrd")
+    world = World()
+    pair = [add_volume(world.scene, image, name, folder) for image, name in ((fixed, "fixed"), (moving, "moving"))]
+    result = load_result(world.scene, folder / "result", *pair, label_names={1: "thalamus"})
+    view = world.slice_view(size=300)
+    view.look_at(result.fixed)
+    return world, result, view
+
+
+@pytest.fixture(autouse=True)
+def clean(shown):
+    yield
+    _, result, view = shown
+    show_overlay(result, None, [view.composite])
+    show_deformation(result, "none")
+    show_force_arrows(result, False)
+    view.look_at(result.fixed)
+
+
+def world_of(result, index) -> np.ndarray:
+    return (voxel_to_world(result.fixed) @ [*index, 1.0])[:3]
+
+
+def pixel(view, picture, point) -> np.ndarray:
+    row, column = view.pixel_of(point)
+    return picture[row, column].astype(int)
+
+
+# Overlays
+
+
+def test_every_scalar_map_has_an_overlay_with_its_meaning() -> None:
+    assert set(OVERLAYS) == set(MAP_MEANINGS) - {"driving_force"}
+    for name, overlay in OVERLAYS.items():
+        assert overlay.tooltip == MAP_MEANINGS[name]
+    assert len({overlay.label for overlay in OVERLAYS.values()}) == len(OVERLAYS)
+
+
+def test_the_menu_offers_what_the_result_has(shown) -> None:
+    names = [overlay.name for overlay in available_overlays(shown[1])]
+    assert names == ["jacobian", "driving_force_magnitude", "attention", "difference_after"]
+
+
+def test_folds_are_yellow_and_nothing_else_is(shown) -> None:
+    _, result, view = shown
+    for index in ((4, 4, 14), (30, 20, 14)):
+        point = world_of(result, index)
+        view.look_at(result.fixed, point)
+        show_overlay(result, "jacobian", [view.composite], 1.0, legend=False)
+        picture = view.picture()
+        folded = voxels(result.maps["jacobian"])[14, index[1], index[0]] <= 0
+        assert (np.abs(pixel(view, picture, point) - YELLOW).max() < 3) == folded
+
+
+def test_shrinking_is_blue_growing_red_and_no_change_shows_the_anatomy(shown) -> None:
+    _, result, view = shown
+    values = voxels(result.maps["jacobian"])[14, 30]
+    anatomy = view.picture()
+    show_overlay(result, "jacobian", [view.composite], 1.0, legend=False)
+    indices = {
+        name: int(np.argmin(np.abs(values - value))) for name, value in (("blue", 0.5), ("red", 1.9), ("same", 1))
+    }
+    colours = {}
+    for name, i in indices.items():
+        point = world_of(result, (i, 30, 14))
+        view.look_at(result.fixed, point)
+        colours[name] = pixel(view, view.picture(), point)
+    assert colours["blue"][2] > colours["blue"][0] + 40
+    assert colours["red"][0] > colours["red"][2] + 40
+    assert np.ptp(colours["same"]) == 0
+    assert anatomy.any()
+
+
+_SCENE = slicer.vtkMRMLScene()
+_TABLES = {factor: jacobian_colors(_SCENE, factor) for factor in (1.25, 1.5, 2.0, 3.0, 4.0, 8.0)}
+
+
+@given(factor=st.sampled_from(sorted(_TABLES)), value=st.floats(-2, 10, width=32))
+def test_the_jacobians_table_marks_exactly_the_folds(factor, value) -> None:
+    """The same arithmetic as in the display of a volume: window and level to 0..255, then the table."""
+    table, (low, high) = _TABLES[factor]
+    part = int(np.clip((value - low) * 255 / (high - low), 0, 255))
+    colour = [0.0] * 4
+    table.GetColor(part, colour)
+    is_fold_colour = np.allclose(np.array(colour[:3]) * 255, YELLOW, atol=1)
+    if not 0 < value < 1e-4:
+        assert is_fold_colour == (value <= 0)
+
+
+def test_the_scale_of_the_jacobian_fits_its_values() -> None:
+    assert jacobian_factor(np.array([0.9, 1.1, 1.0])) == 1.25
+    assert jacobian_factor(np.array([0.3, 1.0, -5.0])) == 4.0
+    assert jacobian_factor(np.array([-1.0])) == 1.25
+
+
+def test_the_legend_is_drawn_and_taken_away(shown) -> None:
+    _, result, view = shown
+    show_overlay(result, "attention", [view.composite], 0.0, legend=False)
+    without = view.picture()
+    show_overlay(result, "attention", [view.composite], 0.0, legend=True)
+    with_legend = view.picture()
+    changed = np.argwhere((with_legend != without).any(axis=-1))
+    assert len(changed) > 500
+    assert changed[:, 1].min() > 150
+    # From the dark end of magma to its light end.
+    bar = with_legend[:, changed[:, 1].max() - 3].astype(int)
+    assert (bar.sum(axis=1) > 600).any()
+    show_overlay(result, "attention", [view.composite], 0.0, legend=False)
+    assert np.array_equal(view.picture(), without)
+
+
+def test_only_one_legend_is_shown(shown) -> None:
+    world, result, view = shown
+    for name in ("jacobian", "attention"):
+        show_overlay(result, name, [view.composite])
+    kind = "vtkMRMLColorLegendDisplayNode"
+    legends = [world.scene.GetNthNodeByClass(n, kind) for n in range(world.scene.GetNumberOfNodesByClass(kind))]
+    assert [node.GetDisplayableNode() for node in legends if node.GetVisibility()] == [result.maps["attention"]]
+
+
+def test_a_threshold_hides_what_is_outside(shown) -> None:
+    _, result, view = shown
+    point = world_of(result, (8, 30, 14))
+    view.look_at(result.fixed, point)
+    anatomy = pixel(view, view.picture(), point)
+    value = voxels(result.maps["attention"])[14, 30, 8]
+    for limits, hidden in (((0.0, 1.0), False), ((value + 0.1, 1.0), True), (None, False)):
+        show_overlay(result, "attention", [view.composite], 1.0, limits, legend=False)
+        seen = pixel(view, view.picture(), point)
+        assert (np.abs(seen - anatomy).max() <= 1) == hidden
+    assert value_range(result, "attention") == (0.0, 1.0)
+
+
+# Deformation
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_each_style_draws_something_else(shown, style) -> None:
+    _, result, view = shown
+    plain = view.picture()
+    show_deformation(result, style, 6.0)
+    changed = (view.picture() != plain).any(axis=-1).mean()
+    assert changed == 0 if style == "none" else changed > 0.005
+    show_deformation(result, "none")
+    assert np.array_equal(view.picture(), plain)
+
+
+def test_grid_lines_are_where_the_registration_takes_them(shown) -> None:
+    """Crossings of a regular grid on the aligned moving image, taken to the fixed one, without Slicer's display."""
+    _, result, view = shown
+    display = show_deformation(result, "grid", 6.0)
+    drawn = vtk.vtkPolyData()
+    slicer.vtkSlicerTransformLogic.GetVisualization2d(drawn, display, view.node)
+    points = vtk_to_numpy(drawn.GetPoints().GetData())
+    forward = result.extra("deformation").GetTransformFromParent()
+    to_slice = matrix_array(view.node.GetSliceToRAS())
+    # Slicer centres as many whole squares as the view has room for.
+    corner = [view.node.GetXYZOrigin()[n] - view.node.GetFieldOfView()[n] // 6.0 * 3.0 for n in range(2)]
+    moved, gaps = [], []
+    for i, j in np.ndindex(8, 8):
+        start = (to_slice @ [corner[0] + 6.0 * (i + 3), corner[1] + 6.0 * (j + 3), 0.0, 1.0])[:3]
+        end = start.copy()
+        for _ in range(60):
+            end += start - np.array(forward.TransformPoint(*end))
+        # Drawn without what leaves the plane of the slice.
+        normal = to_slice[:3, 2]
+        flat = end - normal * ((end - start) @ normal)
+        moved.append(np.linalg.norm(flat - start))
+        gaps.append(np.linalg.norm(points - flat, axis=1).min())
+    assert max(moved) > 2
+    assert max(gaps) < 0.03
+
+
+def test_the_linear_part_is_left_out_of_the_drawing(shown, tmp_path) -> None:
+    _, result, _ = shown
+    show_deformation(result, "grid")
+    node = result.extra("deformation")
+    far = world_of(result, (1, 1, 1))
+    moved = np.array(node.GetTransformFromParent().TransformPoint(*far))
+    assert np.linalg.norm(moved - far) < 0.5
+    total = np.array(result.transform.GetTransformFromParent().TransformPoint(*far))
+    assert np.linalg.norm(total - far) > 3
+    linear = result.linear
+    np.testing.assert_allclose(linear[:3, :3] @ moved + linear[:3, 3], total, atol=1e-4)
+
+
+def test_the_spacing_reads_well(shown) -> None:
+    _, result, _ = shown
+    assert default_spacing(result) in (1, 2, 5, 10, 20, 50)
+    assert default_spacing(result, "arrows") < default_spacing(result, "grid", threed=True)
+
+
+def test_force_arrows_point_against_the_force_that_is_stored(shown) -> None:
+    """A force is stored as fixed to moving, like every vector; what is drawn is the motion, moving to fixed."""
+    _, result, view = shown
+    plain = view.picture()
+    assert show_force_arrows(result, True, 6.0) is not None
+    assert (view.picture() != plain).any(axis=-1).mean() > 0.002
+    index = (30, 18, 14)
+    point = world_of(result, index)
+    stored = voxels(result.maps["driving_force"])[index[::-1]]
+    to_parent = result.extra("force_arrows").GetTransformToParent()
+    np.testing.assert_allclose(np.array(to_parent.TransformPoint(*point)) - point, -stored, atol=0.1)
+    np.testing.assert_allclose(to_lps(stored), [3 * 30 / 43, 0, 1], atol=2e-3)
+
+
+# Comparison
+
+
+@pytest.fixture
+def comparison(shown):
+    _, result, view = shown
+    made = Comparison(result, [view.composite])
+    yield made
+    made.end()
+
+
+def mixed_values(shown) -> np.ndarray:
+    world, _, view = shown
+    return voxels(world.scene.GetNodeByID(view.composite.GetBackgroundVolumeID()))
+
+
+def greys(node) -> np.ndarray:
+    display = node.GetDisplayNode()
+    low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
+    return np.clip((voxels(node) - low) / (high - low) * 255, 0, 255)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_swipe_shows_the_fixed_image_on_one_side(shown, comparison, axis) -> None:
+    _, result, _ = shown
+    comparison.swipe(0.4, axis)
+    mixed = mixed_values(shown).astype(float)
+    cosines = voxel_to_world(result.fixed)[AXES.index(axis), :3] / result.fixed.GetSpacing()
+    nearest = int(np.argmax(np.abs(cosines)))
+    size = mixed.shape[2 - nearest]
+    # Counted from the patient's right, front or head, where the fixed image begins.
+    rank = np.arange(size)[:: -1 if cosines[nearest] > 0 else 1]
+    first = np.moveaxis(
+        np.broadcast_to(rank < round(0.4 * size), (*np.delete(mixed.shape, 2 - nearest), size)), -1, 2 - nearest
+    )
+    assert np.abs(mixed - greys(result.fixed))[first].max() <= 1
+    assert np.abs(mixed - greys(result.warped))[~first].max() <= 1
+    assert np.abs(mixed - greys(result.fixed))[~first].max() > 20
+
+
+@pytest.mark.parametrize(("fraction", "which"), [(0.0, "warped"), (1.0, "fixed")])
+def test_the_ends_of_a_swipe_are_one_image(shown, comparison, fraction, which) -> None:
+    comparison.swipe(fraction)
+    assert np.abs(mixed_values(shown) - greys(getattr(shown[1], which))).max() <= 1
+
+
+def test_a_checkerboard_alternates_in_cubes_of_equal_millimetres(shown, comparison) -> None:
+    _, result, _ = shown
+    comparison.checkerboard(4)
+    mixed = mixed_values(shown).astype(float)
+    sizes = np.array(mixed.shape) * result.fixed.GetSpacing()[::-1]
+    edge = sizes.max() / 4
+    k, j, i = (
+        np.floor((np.arange(n) + 0.5) * mm / edge) for n, mm in zip(mixed.shape, result.fixed.GetSpacing()[::-1])
+    )
+    even = (k[:, None, None] + j[:, None] + i) % 2 == 0
+    for where, node in ((even, result.fixed), (~even, result.warped)):
+        assert np.mean(np.abs(mixed - greys(node))[where] <= 1) > 0.95
+
+
+def test_a_swipe_is_seen_in_the_view(shown, comparison) -> None:
+    _, _, view = shown
+    comparison.swipe(1.0)
+    fixed = view.picture()
+    comparison.swipe(0.0)
+    other = view.picture()
+    comparison.swipe(0.5)
+    both = view.picture()
+    for part in (fixed, other):
+        assert (both != part).any()
+    assert ((both == fixed) | (both == other)).all(axis=-1).mean() > 0.95
+
+
+def test_before_is_the_moving_image_aligned_linearly(shown, comparison) -> None:
+    _, result, view = shown
+    comparison.flick(after=False)
+    node = aligned_volume(result)
+    assert view.composite.GetForegroundVolumeID() == node.GetID()
+    assert aligned_volume(result) is node
+    matrix = np.linalg.inv(voxel_to_world(result.moving)) @ result.linear
+    for index in ((20, 18, 14), (25, 15, 12)):
+        at = (matrix @ [*world_of(result, index), 1.0])[:3]
+        floor = np.floor(at).astype(int)
+        corners = voxels(result.moving)[floor[2] : floor[2] + 2, floor[1] : floor[1] + 2, floor[0] : floor[0] + 2]
+        x, y, z = at - floor
+        weights = np.einsum("k,j,i->kji", [1 - z, z], [1 - y, y], [1 - x, x])
+        assert voxels(node)[index[::-1]] == pytest.approx((corners * weights).sum(), abs=1e-4)
+    comparison.flick(after=True)
+    assert view.composite.GetForegroundVolumeID() == result.warped.GetID()
+    assert view.composite.GetForegroundOpacity() == 1.0
+
+
+def test_a_blend_is_the_mean_of_both(shown, comparison) -> None:
+    _, _, view = shown
+    pictures = []
+    for opacity in (0.0, 0.5, 1.0):
+        comparison.blend(opacity)
+        pictures.append(view.picture().astype(int))
+    assert np.abs(pictures[1] - (pictures[0] + pictures[2]) / 2).max() <= 2
+    assert (pictures[0] != pictures[2]).any()
+
+
+def test_the_end_of_a_comparison_leaves_the_scene_as_it_was(shown) -> None:
+    world, result, view = shown
+    aligned_volume(result)
+    before = world.scene.GetNumberOfNodes()
+    made = Comparison(result, [view.composite])
+    made.swipe()
+    made.checkerboard()
+    made.end()
+    assert world.scene.GetNumberOfNodes() == before
+    assert view.composite.GetBackgroundVolumeID() == result.fixed.GetID()
+
+
+def test_without_the_users_volumes_a_comparison_says_so(tmp_path) -> None:
+    fixed, moving = synthetic_images()
+    world = World()
+    result = load_result(world.scene, synthetic_result(fixed, moving).save(tmp_path / "r", ".nrrd"))
+    with pytest.raises(ImageError, match="fixed volume"):
+        Comparison(result, [])
+    result.fixed = result.warped
+    with pytest.raises(ImageError, match="moving volume"):
+        Comparison(result, []).flick(after=False)
+
+
+# Layout
+
+
+def test_the_layout_is_known_by_its_number() -> None:
+    node = slicer.vtkMRMLLayoutNode()
+    for _ in range(2):
+        assert register_layout(node) == COMPARISON_LAYOUT
+    assert node.GetLayoutDescription(COMPARISON_LAYOUT) == layout_xml()
+    tags = [view.get("singletontag") for view in ElementTree.fromstring(layout_xml()).iter("view")]
+    assert tags == [tag for tag, _ in VIEWS]
+
+
+def test_the_layout_shows_each_image_in_its_view(shown) -> None:
+    world, result, _ = shown
+    views = {tag: world.slice_view(tag=tag, size=150) for tag, _ in (VIEWS[1], VIEWS[3])}
+    fill_layout(result, world.scene)
+    composites = view_composites(world.scene)
+    assert set(composites) == set(views)
+    expected = {"DeepRegMoving": result.moving, "DeepRegOverlay": result.fixed}
+    for tag, composite in composites.items():
+        assert composite.GetBackgroundVolumeID() == expected[tag].GetID()
+        assert composite.GetLinkedControl()
+        assert views[tag].picture().any()
+    assert composites["DeepRegOverlay"].GetForegroundVolumeID() == result.maps["jacobian"].GetID()
+    assert composites["DeepRegMoving"].GetForegroundVolumeID() is None
+
+
+# Tables and plots
+
+
+def test_tables_hold_what_was_measured(shown) -> None:
+    _, result, _ = shown
+    assert set(result.tables) == {"similarity", "deformation", "structures", "histogram"}
+    similarity = result.tables["similarity"].GetTable()
+    assert [similarity.GetColumnName(n) for n in range(4)] == ["Measure", "Before", "Linear", "After"]
+    assert [similarity.GetValue(0, n).ToDouble() for n in (1, 2, 3)] == [0.4, 0.6, 0.9]
+    structures = result.tables["structures"].GetTable()
+    rows = [[structures.GetValue(row, n).ToString() for n in range(5)] for row in range(2)]
+    # The worst first; one without a name, one without a distance.
+    assert [row[0] for row in rows] == ["Structure 2", "thalamus"]
+    assert [float(value) for value in rows[1][1:]] == [0.6, 0.9, 3.0, 1.0]
+    assert math.isnan(structures.GetValue(0, 4).ToDouble())
+
+
+def test_the_histogram_counts_folds_by_themselves(shown) -> None:
+    _, result, _ = shown
+    table = result.tables["histogram"].GetTable()
+    values = voxels(result.maps["jacobian"])
+    at = {round(table.GetValue(n, 0).ToDouble(), 3): table.GetValue(n, 1).ToDouble() for n in range(61)}
+    assert at[0.0] == pytest.approx(100 * (values <= 0).mean())
+    assert sum(at.values()) == pytest.approx(100)
+    near = (values >= 1.475) & (values < 1.525)
+    assert at[1.5] == pytest.approx(100 * near.mean(), abs=0.1)
+
+
+def test_plots_draw_these_tables(shown) -> None:
+    _, result, _ = shown
+    assert set(result.plots) == {"histogram", "dice"}
+    dice = result.plots["dice"]
+    series = [dice.GetNthPlotSeriesNode(n) for n in range(dice.GetNumberOfPlotSeriesNodes())]
+    assert [node.GetYColumnName() for node in series] == ["Dice before", "Dice after"]
+    assert {node.GetTableNode() for node in series} == {result.tables["structures"]}
+    assert [node.GetPlotType() for node in series] == [node.PlotTypeBar for node in series]
+    columns = {result.tables["structures"].GetTable().GetColumnName(n) for n in range(5)}
+    assert {node.GetLabelColumnName() for node in series} <= columns
+    histogram = result.plots["histogram"].GetNthPlotSeriesNode(0)
+    assert (histogram.GetXColumnName(), histogram.GetYColumnName()) == ("Jacobian", "% of voxels")
+
+
+def test_metrics_of_a_file_have_null_and_text_keys(shown) -> None:
+    """As ``metrics.json`` has them: null for NaN, text for the numbers of structures."""
+    world, result, _ = shown
+    metrics = json.loads(json.dumps(result.metrics))
+    tables = make_tables(world.scene, metrics)
+    assert tables["structures"].GetNumberOfRows() == 2
+    assert make_tables(world.scene, {}) == {}
+
+
+def test_a_table_is_exported_as_csv(shown, tmp_path) -> None:
+    _, result, _ = shown
+    export_csv(result.tables["structures"], tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[1]["Structure"] == "thalamus"
+    assert float(rows[1]["Dice after"]) == 0.9
+    with pytest.raises(OutputError, match="cannot be written"):
+        export_csv(result.tables["structures"], tmp_path / "nowhere" / "t.csv")
