@@ -16,6 +16,7 @@ from .models import models
 from .register import register
 from .train import train
 from .tune import tune
+from .view import view
 from .warp import warp
 
 _EXIT_CODES = (
@@ -30,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _command in (register, warp, models, info, demo, train, tune):
+for _command in (register, warp, view, models, info, demo, train, tune):
     app.command(epilog=_EXIT_CODES)(_command)
 app.add_typer(evaluate)
 

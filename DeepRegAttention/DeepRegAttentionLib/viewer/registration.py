@@ -1,0 +1,199 @@
+"""Registering from the page: settings, the one button, progress with the time left, the result."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Awaitable, Callable, Dict, Optional
+
+from ..engine.errors import UnreadableFileError
+from ..engine.resources import resource_folder
+from ..messages import Event, Inputs, Job
+from ..scene.watch import refresh_warped
+from ..session import (
+    AUTO,
+    CUSTOM,
+    NONE,
+    Settings,
+    button_text,
+    device_text,
+    enabled,
+    make_job,
+    missing,
+    model_label,
+    model_text,
+    preset_of,
+    preset_text,
+    preset_values,
+    progress_text,
+    read_models,
+    read_presets,
+)
+from . import stage as st
+from .inputs import Inputs as ChosenInputs
+from .page import Page
+from .runner import Runner
+
+_SETTINGS = tuple(item.name for item in fields(Settings) if item.name != "model_file")
+_WHOLE = ("refine",)
+_REAL = ("regularization", "landmark_weight", "spacing")
+
+
+class Registration:
+    """The registration of one page: at most one runs at a time.
+
+    Parameters
+    ----------
+    page : Page
+        Where it is shown.
+    inputs : Inputs of the page
+        What it registers.
+    on_result : callable
+        Given the result folder of each registration that was finished.
+    """
+
+    def __init__(self, page: Page, inputs: ChosenInputs, on_result: Callable[[Path], Awaitable[None]]) -> None:
+        self._page = page
+        self._inputs = inputs
+        self._on_result = on_result
+        self._runner = Runner(page.folder / "worker.txt")
+        self._job: Optional[Job] = None
+        self._watched: Any = None
+        self._devices: Optional[Dict[str, Any]] = None
+        self._presets = read_presets(resource_folder("Presets"))
+        self._models = read_models(resource_folder("Models") / "models.json")
+        self._model_names = (AUTO, NONE, *(model.name for model in self._models))
+        self._announce()
+        page.on_change("preset")(self._take_preset)
+        page.on_change(*_SETTINGS)(self._refresh)
+        page.server.trigger("register")(self.press)
+
+    def _announce(self) -> None:
+        defaults = Settings()
+        self._page.set(
+            **{name: getattr(defaults, name) for name in _SETTINGS},
+            preset=preset_of(defaults, self._presets),
+            presets=[{"title": preset_text(name), "value": name} for name in [*self._presets, CUSTOM]],
+            models=[{"title": model_label(name), "value": name} for name in self._model_names],
+            running=False,
+            cancelling=False,
+            progress=0,
+            progress_text="",
+        )
+        self._refresh()
+
+    @property
+    def settings(self) -> Settings:
+        """As the page has them now."""
+        values = {name: self._page.state[name] for name in _SETTINGS}
+        values.update({name: int(values[name] or 0) for name in _WHOLE})
+        values.update({name: float(values[name] or 0) for name in _REAL})
+        return Settings(**values)
+
+    def _take_preset(self) -> None:
+        if self._page.state.preset != CUSTOM:
+            self._page.set(**preset_values(self._presets[self._page.state.preset]))
+
+    def _refresh(self) -> None:
+        """Say on the button what it does, or what is missing; grey out what has no effect."""
+        settings, running = self.settings, self._job is not None
+        lacking = missing(self._inputs.selection, settings)
+        self._page.set(
+            preset=preset_of(settings, self._presets),
+            button=button_text(lacking, running, bool(self._page.state.cancelling)),
+            ready=lacking is None or running,
+            enabled=enabled(settings, self._inputs.selection),
+            model_text=model_text(settings.model, self._models),
+            device_text=device_text(self._devices, settings.device),
+        )
+
+    def chosen(self) -> None:
+        """An image was chosen: a registration is likely, so its process warms up."""
+        self._refresh()
+        if self._devices is None and self._inputs.selection.fixed:
+            self._devices = {}
+            self._page.task(self._ask_devices())
+
+    async def _ask_devices(self) -> None:
+        self._devices = await self._runner.devices()
+        self._refresh()
+
+    # Running
+
+    def press(self) -> None:
+        """The button: register, or cancel what is running."""
+        if self._page.state.model not in self._model_names:
+            # A path, which only someone who goes round the page can have set.
+            self._page.fail("Choose one of the models in the list.")
+        elif self._job is None:
+            if missing(self._inputs.selection, self.settings) is None:
+                self._page.task(self.run())
+        elif not self._page.state.cancelling:
+            self._page.set(cancelling=True)
+            self._refresh()
+            self._page.task(self._runner.cancel(self._job.id))
+
+    async def run(self) -> None:
+        """Register what was chosen; returns after the result is shown, or the reason that there is none."""
+        name = uuid.uuid4().hex
+        folder = self._page.folder / "jobs" / name
+        folder.mkdir(parents=True)
+        inputs = Inputs(**{role: path for role, path in vars(self._inputs.selection).items() if path})
+        self._job = make_job(name, inputs, str(folder), self.settings, watch=True)
+        self._page.set(running=True, cancelling=False, progress=0, progress_text=progress_text("start"), error="")
+        self._refresh()
+        try:
+            await self._follow(self._job)
+        finally:
+            self._job = None
+            self._unwatch()
+            self._page.set(running=False, cancelling=False, progress_text="")
+            self._refresh()
+
+    async def _follow(self, job: Job) -> None:
+        async for event in self._runner.run(job):
+            if event.event == "progress":
+                text = progress_text(event.stage, event.fraction, event.eta_s)
+                self._page.set(progress=round(100 * (event.fraction or 0.0)), progress_text=text)
+            elif event.event == "map":
+                self._watch(event)
+            elif event.event == "warning":
+                self._page.set(notice=event.message)
+            elif event.event == "error":
+                self._page.fail(event.message or "The registration failed.")
+            elif event.event == "done":
+                self._page.set(progress=100, progress_text="Showing the result")
+                self._unwatch()
+                await self._finish(Path(job.folder))
+                return
+        shutil.rmtree(job.folder, ignore_errors=True)
+
+    async def _finish(self, folder: Path) -> None:
+        await self._on_result(folder)
+        for other in folder.parent.iterdir():
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def _watch(self, event: Event) -> None:
+        """Show the warped image as it becomes better."""
+        if event.path is None or event.name != "warped":
+            return
+        with contextlib.suppress(UnreadableFileError):  # Gone, as the registration has just ended.
+            self._watched = refresh_warped(
+                self._page.stage.scene, self._watched, event.path, self._inputs.node("moving")
+            )
+        if self._page.stage.background(st.WARPED) is not self._watched:
+            self._page.stage.show(st.WARPED, self._watched)
+            self._page.stage.fit()
+        self._page.stage.render()
+
+    def _unwatch(self) -> None:
+        self._page.stage.remove(self._watched)
+        self._watched = None
+
+    async def close(self) -> None:
+        """End the process that registers."""
+        await self._runner.close()

@@ -1,0 +1,211 @@
+"""One page on the server's side, without a browser: what is shown, kept and refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any, Callable, Coroutine, Dict, Iterator
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import blob_image
+from DeepRegAttentionLib.viewer import stage as st
+from DeepRegAttentionLib.viewer.session import Viewer
+from scene_common import slicer, synthetic_images, synthetic_result
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What may be read: a pair, a result of it, an image far away."""
+    folder = tmp_path_factory.mktemp("allowed")
+    fixed, moving = synthetic_images()
+    sitk.WriteImage(fixed, str(folder / "fixed.nrrd"))
+    sitk.WriteImage(moving, str(folder / "moving.nrrd"))
+    far = blob_image()
+    far.SetOrigin((far.GetOrigin()[0] + 400.0, *far.GetOrigin()[1:]))
+    sitk.WriteImage(far, str(folder / "far.nrrd"))
+    result = synthetic_result(fixed, moving)
+    result.metrics["inputs"] = {role: str(folder / f"{role}.nrrd") for role in ("fixed", "moving")}
+    result.save(folder / "result", ".nrrd")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def viewer(loop: asyncio.AbstractEventLoop, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Viewer:
+    task = {"folder": str(tmp_path_factory.mktemp("session")), "secret": "s", "result": None,
+            "folders": [str(folder)], "files": [], "upload_mib": 1}  # fmt: skip
+
+    async def make() -> Viewer:
+        viewer = Viewer(task)
+        # As the server does when it starts: from now on, changes are heard.
+        viewer._server.state.ready()
+        for tag in (*st.SLICES, st.THREED):
+            viewer._page.stage.view(tag).update_size(200, 160)
+        return viewer
+
+    return loop.run_until_complete(make())
+
+
+@pytest.fixture
+def state(loop: asyncio.AbstractEventLoop, viewer: Viewer, folder: Path) -> Any:
+    """The page's variables, with both images chosen."""
+
+    async def choose() -> None:
+        viewer._page.set(error="", notice="", running=False, model="auto", orientation="Axial", crosshair=False)
+        for role in ("fixed", "moving"):
+            viewer._inputs.choose(role, str(folder / f"{role}.nrrd"))
+
+    loop.run_until_complete(choose())
+    return viewer._page.state
+
+
+def nodes(viewer: Viewer) -> Dict[str, int]:
+    """How many nodes of each class the scene has, but for what only keeps colours or places."""
+    count: Dict[str, int] = {}
+    scene = viewer._page.stage.scene
+    for n in range(scene.GetNumberOfNodes()):
+        name = scene.GetNthNode(n).GetClassName()
+        if "Color" not in name and "SubjectHierarchy" not in name:
+            count[name] = count.get(name, 0) + 1
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    return {**count, "places in the hierarchy": hierarchy.GetNumberOfItems()}
+
+
+def centre_of(viewer: Viewer, tag: str) -> np.ndarray:
+    """The RAS point in the middle of a slice view."""
+    node = viewer._page.stage.view(tag).get_view_node()
+    width, height = node.GetDimensions()[:2]
+    return np.array(node.GetXYToRAS().MultiplyPoint((width / 2, height / 2, 0, 1))[:3])
+
+
+def test_images_in_one_place_are_seen_alike(viewer: Viewer, state: Any) -> None:
+    viewer._page.stage.set_offset(50.0)
+    places = [centre_of(viewer, tag) for tag in st.SLICES]
+    assert np.ptp(places, axis=0).max() < 0.1
+    views = [viewer._page.stage.view(tag).get_view_node().GetFieldOfView() for tag in st.SLICES]
+    assert np.ptp(views, axis=0).max() < 0.1
+    assert state.offset["value"] == pytest.approx(viewer._page.stage.offset()["value"], abs=1e-3)
+
+
+def test_an_image_far_away_is_seen_by_itself(viewer: Viewer, state: Any, folder: Path) -> None:
+    viewer._inputs.choose("moving", str(folder / "far.nrrd"))
+    before = centre_of(viewer, st.MOVING)
+    # As R in RAS is minus the x of LPS.
+    assert before[0] == pytest.approx(-431, abs=3)
+    viewer._page.stage.set_offset(viewer._page.stage.offset()["value"] + 10)
+    assert centre_of(viewer, st.MOVING) == pytest.approx(before)
+
+
+def test_a_result_is_shown_with_the_images_that_it_was_made_of(
+    viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    before = nodes(viewer)
+    for _ in range(2):
+        loop.run_until_complete(viewer._results.open(folder / "result"))
+        assert (state.has_result, state.result_name, state.notice) == (True, "moving to fixed", "")
+        shown = [viewer._page.stage.background(tag).GetName() for tag in st.SLICES]
+        assert shown[:2] == ["fixed", "moving"]
+        assert shown[2].startswith("moving warped to fixed")
+        assert {table["title"] for table in state.tables} == {"Agreement", "Deformation", "Structures"}
+        assert "–" in str(state.tables), "what could not be measured is no number"
+        assert "#e0a800" in state.histogram, "folds stand out"
+        state.update({"overlay": "jacobian", "style": "grid", "comparison": "swipe"})
+        state.flush()
+        loop.run_until_complete(asyncio.sleep(0.1))
+        state.update({"comparison": "off"})
+        state.flush()
+        loop.run_until_complete(asyncio.sleep(0.1))
+        assert viewer._page.stage.composite(st.WARPED).GetForegroundVolumeID()
+    viewer._inputs.choose("fixed", str(folder / "fixed.nrrd"))
+    assert (state.has_result, state.tables, state.histogram, state.summary) == (False, [], "", "")
+    assert nodes(viewer) == before, "nothing of the results stays in the scene"
+
+
+def test_the_deformation_is_drawn_on_the_warped_image_and_in_3d_alone(
+    viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    loop.run_until_complete(viewer._results.open(folder / "result"))
+    state.style = "grid"
+    state.flush()
+    loop.run_until_complete(asyncio.sleep(0.1))
+    display = viewer._inspection.result.extra("deformation").GetDisplayNode()
+    assert display.GetVisibility()
+    shown = {tag: display.IsDisplayableInView(viewer._page.stage.view(tag).get_view_node_id()) for tag in st.SLICES}
+    assert shown == {st.FIXED: False, st.MOVING: False, st.WARPED: True}
+    assert display.IsDisplayableInView(viewer._page.stage.view(st.THREED).get_view_node_id())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ({}, "it does not say where they are"),
+        ({"fixed": "/etc/passwd", "moving": "/etc/passwd"}, "outside the folders"),
+        ({"fixed": "{folder}/gone.nrrd", "moving": "{folder}/gone.nrrd"}, "does not exist"),
+    ],
+)
+def test_a_result_without_its_images_is_shown_all_the_same(
+    viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop, inputs: Dict[str, str], reason: str
+) -> None:
+    metrics = folder / "result" / "metrics.json"
+    whole = metrics.read_text()
+    given = {role: path.format(folder=folder) for role, path in inputs.items()}
+    metrics.write_text(json.dumps({**json.loads(whole), "inputs": given}))
+    try:
+        loop.run_until_complete(viewer._results.open(folder / "result"))
+    finally:
+        metrics.write_text(whole)
+    assert "The fixed and moving images of this result are not shown" in state.notice
+    assert reason in state.notice
+    assert not state.can_compare
+    assert viewer._page.stage.background(st.WARPED) is not None
+    state.after = False
+    state.flush()
+    loop.run_until_complete(asyncio.sleep(0.1))
+    assert viewer._page.stage.background(st.WARPED) is not None
+
+
+def test_nothing_is_exchanged_under_a_running_registration(viewer: Viewer, state: Any, folder: Path) -> None:
+    state.running = True
+    viewer._page.telling(viewer._inputs.choose)("moving", str(folder / "far.nrrd"))
+    assert "Cancel the registration" in state.error
+    viewer._page.telling(viewer._inputs.forget)("fixed")
+    assert state.inputs["fixed"] == "fixed.nrrd"
+    assert state.inputs["moving"] == "moving.nrrd"
+
+
+@pytest.mark.parametrize("model", ["/etc/secret.safetensors", "file", ""])
+def test_a_model_is_one_of_the_list(viewer: Viewer, state: Any, model: str) -> None:
+    """A path would have the worker open any file of the server."""
+    state.model = model
+    viewer._registration.press()
+    assert state.error == "Choose one of the models in the list."
+    assert not state.running
+
+
+def test_a_preset_sets_what_it_says_and_no_more(viewer: Viewer, state: Any, loop: asyncio.AbstractEventLoop) -> None:
+    for preset, refine in (("accurate", 150), ("fast", 0), ("balanced", 30)):
+        state.preset = preset
+        state.flush()
+        loop.run_until_complete(asyncio.sleep(0.1))
+        assert state.refine == refine
+    state.refine = 17
+    state.flush()
+    loop.run_until_complete(asyncio.sleep(0.1))
+    assert state.preset == "custom"
+    assert state.refine == 17
