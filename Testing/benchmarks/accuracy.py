@@ -102,14 +102,14 @@ def _measure_here(method: str, model: str, options: TrainingOptions, pairs: list
 
     keep_freed_memory()
     if method in (NETWORK, REFINED):
-        METHODS[method](*_read(pairs[0])[:2], model)  # the model is loaded and the processor tried out
+        METHODS[method](*read_pair(pairs[0])[:2], model)  # the model is loaded and the processor tried out
     return [
         {"model": model, "method": method, **_measure_pair(METHODS[method], pair, model, options)} for pair in pairs
     ]
 
 
 def _measure_pair(method: Method, pair: Pair, model: str, options: TrainingOptions) -> Row:
-    fixed, moving, fixed_labels, labels = _read(pair)
+    fixed, moving, fixed_labels, labels = read_pair(pair)
     start = time.perf_counter()
     found = method(fixed, moving, model)
     row: Row = {"fixed": pair[0].name, "moving": pair[1].name, "seconds": time.perf_counter() - start}
@@ -130,7 +130,7 @@ def _counted(values: dict[int, float], options: TrainingOptions) -> dict[int, fl
     return {label: value for label, value in values.items() if label not in options.ignore_labels}
 
 
-def _read(pair: Pair) -> tuple[sitk.Image, sitk.Image, sitk.Image, sitk.Image]:
+def read_pair(pair: Pair) -> tuple[sitk.Image, sitk.Image, sitk.Image, sitk.Image]:
     """Images and labels; the moving ones shifted so that the middles of both grids meet."""
     fixed, moving = pair
     images = [read_image(fixed.image), read_image(moving.image), _labels(fixed), _labels(moving)]

@@ -57,7 +57,8 @@ class BestModel(Callback):
 
     def _write(self, trainer: lightning.Trainer, module: RegistrationTraining, measured: Mapping[str, float]) -> None:
         if trainer.is_global_zero:
-            info = model_info(module.options, module.multiple, trainer.global_step, measured)
+            steps = int(module.earlier_steps) + trainer.global_step
+            info = model_info(module.options, module.multiple, steps, measured)
             save_model(module.network, info, self.path)
 
 

@@ -22,10 +22,14 @@ from .validation import mean_measures, measure
 class RegistrationTraining(lightning.LightningModule):
     """Trains a registration network on pairs, without supervision unless labels or landmarks have a weight."""
 
+    earlier_steps: Tensor
+
     def __init__(self, options: TrainingOptions) -> None:
         super().__init__()
         self.options = options
         self.network = build_network(options.network, options.configuration)
+        # Behind the weights that the run started from; a buffer, so that the checkpoint keeps it.
+        self.register_buffer("earlier_steps", torch.tensor(0))
         self._found: List[Dict[str, float]] = []
 
     @property

@@ -198,6 +198,7 @@ def load_start(module: RegistrationTraining, model: str) -> None:
             f"configuration: {info.configuration}."
         )
     module.network.load_state_dict(weights)
+    module.earlier_steps.fill_(found.info.steps)
 
 
 def make_callbacks(options: TrainingOptions, output: Path, model: Path, judged: bool) -> List[Callback]:
