@@ -24,7 +24,7 @@ from DeepRegAttentionLib.scene.layouts import (
     view_composites,
 )
 from DeepRegAttentionLib.scene.nodes import matrix_array, voxel_to_world
-from DeepRegAttentionLib.scene.overlays import OVERLAYS, available_overlays, show_overlay, value_range
+from DeepRegAttentionLib.scene.overlays import OVERLAYS, available_overlays, forget_legends, show_overlay, value_range
 from DeepRegAttentionLib.scene.results import load_result
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,6 +166,19 @@ def test_only_one_legend_is_shown(shown) -> None:
     kind = "vtkMRMLColorLegendDisplayNode"
     legends = [world.scene.GetNthNodeByClass(n, kind) for n in range(world.scene.GetNumberOfNodesByClass(kind))]
     assert [node.GetDisplayableNode() for node in legends if node.GetVisibility()] == [result.maps["attention"]]
+
+
+def test_a_legend_is_made_anew_for_views_that_are_newer(shown) -> None:
+    world, result, view = shown
+    kind = "vtkMRMLColorLegendDisplayNode"
+    show_overlay(result, "attention", [view.composite])
+    before = world.scene.GetNumberOfNodesByClass(kind)
+    with_legend = view.picture()
+    forget_legends(result)
+    assert world.scene.GetNumberOfNodesByClass(kind) == 0 < before
+    assert result.maps["attention"].GetNumberOfDisplayNodes() == 1
+    show_overlay(result, "attention", [view.composite])
+    assert np.array_equal(view.picture(), with_legend)
 
 
 def test_a_threshold_hides_what_is_outside(shown) -> None:
@@ -356,6 +369,27 @@ def test_a_blend_is_the_mean_of_both(shown, comparison) -> None:
     assert (pictures[0] != pictures[2]).any()
 
 
+def test_under_an_overlay_everything_is_in_the_background(shown, comparison) -> None:
+    _, result, view = shown
+    show_overlay(result, "attention", [view.composite], 0.4)
+    comparison.foreground_is_free = False
+    grey = {node: greys(node) for node in (result.fixed, result.warped)}
+    for opacity in (0.25, 0.5):
+        comparison.blend(opacity)
+        wanted = (1 - opacity) * grey[result.fixed] + opacity * grey[result.warped]
+        assert np.abs(mixed_values(shown) - wanted).max() <= 2
+    for opacity, node in ((0.0, result.fixed), (1.0, result.warped)):
+        comparison.blend(opacity)
+        assert view.composite.GetBackgroundVolumeID() == node.GetID()
+    comparison.flick(after=False)
+    assert view.composite.GetBackgroundVolumeID() == aligned_volume(result).GetID()
+    for show in (comparison.swipe, comparison.checkerboard, comparison.end):
+        show()
+        assert view.composite.GetForegroundVolumeID() == result.maps["attention"].GetID()
+        assert view.composite.GetForegroundOpacity() == 0.4
+    comparison.foreground_is_free = True
+
+
 def test_the_end_of_a_comparison_leaves_the_scene_as_it_was(shown) -> None:
     world, result, view = shown
     aligned_volume(result)
@@ -404,6 +438,8 @@ def test_the_layout_shows_each_image_in_its_view(shown) -> None:
         assert views[tag].picture().any()
     assert composites["DeepRegOverlay"].GetForegroundVolumeID() == result.maps["jacobian"].GetID()
     assert composites["DeepRegMoving"].GetForegroundVolumeID() is None
+    fill_layout(result, world.scene, "attention")
+    assert composites["DeepRegOverlay"].GetForegroundVolumeID() == result.maps["attention"].GetID()
 
 
 # Tables and plots
@@ -446,6 +482,14 @@ def test_plots_draw_these_tables(shown) -> None:
     assert {node.GetLabelColumnName() for node in series} <= columns
     histogram = result.plots["histogram"].GetNthPlotSeriesNode(0)
     assert (histogram.GetXColumnName(), histogram.GetYColumnName()) == ("Jacobian", "% of voxels")
+
+
+def test_the_histogram_begins_and_ends_where_values_occur(shown) -> None:
+    _, result, _ = shown
+    low, high = (result.plots["histogram"].GetXAxisRange()[n] for n in range(2))
+    values = voxels(result.maps["jacobian"])
+    assert low == 0
+    assert values[values < 2.9].max() <= high < min(values[values < 2.9].max() + 0.6, 3.1)
 
 
 def test_metrics_of_a_file_have_null_and_text_keys(shown) -> None:

@@ -24,6 +24,7 @@ from DeepRegAttentionLib.scene.export import (
     landmarks_of,
     write_inputs,
     write_labels,
+    write_steps,
     write_transform,
     write_volume,
 )
@@ -363,6 +364,18 @@ def test_everything_is_written_for_one_registration(scene, pair, tmp_path) -> No
     # Paired by name, not by the order in which they were placed.
     fixed_points, moving_points = (read_landmarks(given[f"{side}_landmarks"]) for side in ("fixed", "moving"))
     np.testing.assert_allclose(fixed_points.points, moving_points.points)
+
+
+def test_steps_write_one_file_each(pair, tmp_path) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    steps = write_steps(folder, *pair, fixed_mask=pair[0])
+    for name in ("fixed", "moving", "fixed_mask"):
+        assert next(steps) == name
+        assert not (folder / f"{name}.nrrd").exists()
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert {Path(path).name for path in end.value.value.to_dict().values()} == {path.name for path in folder.iterdir()}
 
 
 def test_landmarks_that_do_not_pair_are_refused(scene, pair, tmp_path) -> None:

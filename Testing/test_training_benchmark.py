@@ -73,7 +73,7 @@ def test_the_results_are_written_as_table_text_and_figure(tmp_path: Path) -> Non
     accuracy.write(rows, tmp_path / "out")
     with (tmp_path / "out" / "accuracy.csv").open(newline="") as file:
         assert [row["dice"] for row in csv.DictReader(file)] == ["0.5", "0.7", "0.8", "0.9", "0.75"]
-    text = (tmp_path / "out" / "accuracy.md").read_text()
+    text = (tmp_path / "out" / "accuracy.md").read_text(encoding="utf-8")
     assert "## a, 2 pairs" in text
     assert "| unregistered | 0.600 ± 0.100 | 2.5 |  |  | 3 | 1 |" in text
     assert "| network | 0.850 ± 0.050 | 2.5 | 0 | 0.1 | 3 | 1 |" in text

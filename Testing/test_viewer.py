@@ -47,7 +47,13 @@ class Server:
         command = [sys.executable, "-c", "from DeepRegAttentionLib.cli import main; main()", "view", *arguments]
         self._errors = log.open("wb")
         self.process = subprocess.Popen(
-            [*command, "--no-browser"], env=environment, stdout=-1, stderr=self._errors, text=True
+            [*command, "--no-browser"],
+            env=environment,
+            stdout=-1,
+            stderr=self._errors,
+            text=True,
+            # A suite that was started in the background ignores the signal, and hands that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -14,7 +14,6 @@ import argparse
 import csv
 import dataclasses
 import multiprocessing
-import resource
 import statistics
 import subprocess
 import sys
@@ -122,8 +121,14 @@ def _measure_pair(method: Method, pair: Pair, model: str, options: TrainingOptio
     if found.jacobian is not None:
         regularity = jacobian_statistics(found.jacobian)
         row.update(folds_percent=regularity["fold_percent"], sd_log_jacobian=regularity["sd_log"])
-    row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    row["peak_gib"] = _peak_gib()
     return row
+
+
+def _peak_gib() -> float:
+    """Of this process: what the system counts begins with the size of the one that started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
 def _counted(values: dict[int, float], options: TrainingOptions) -> dict[int, float]:

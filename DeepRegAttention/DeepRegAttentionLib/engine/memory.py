@@ -27,7 +27,7 @@ def memory_needed(size: Sequence[int], spacing: Sequence[float], options: Regist
     spacing : three float
         mm.
     options : RegistrationOptions
-        Where they leave the model open, the finest working grid that it could be counts.
+        Where they leave the model open, see :func:`~.method.working_voxels`.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from .errors import ModelError, RegistrationWarning
 from .geometry import Grid, working_grid
 from .intensity import IntensityRecipe
-from .models import ModelFile, choose_model, find_model, list_models
+from .models import ModelFile, choose_model, extent_factor, find_model, list_models
 from .options import RegistrationOptions
 
 # Without a model: about so many voxels on the working grid, padded to this multiple, so many steps.
@@ -93,14 +93,19 @@ def _spacing_for(size: Sequence[int], spacing: Sequence[float]) -> float:
 def working_voxels(size: Sequence[int], spacing: Sequence[float], options: RegistrationOptions) -> int:
     """Voxels of the working grid for a fixed image of this size and spacing (mm), before the images are known.
 
-    Where the options leave the model open, those of the largest grid that it could be. Raises ModelError if the
-    model is unknown or damaged.
+    Where the options leave the model open, those of the larger grid of two: that of no model, and that of the model
+    whose objects are nearest to this size. Raises ModelError if the model is unknown or damaged.
     """
+    extents = [n * s for n, s in zip(size, spacing)]
     grids: List[Tuple[float, int]] = []
     if options.model in ("auto", "none"):
         grids.append((options.spacing or _spacing_for(size, spacing), _MULTIPLE))
     if options.model != "none":
-        models = list_models() if options.model == "auto" else [find_model(options.model)]
+        models = _nearest(extents) if options.model == "auto" else [find_model(options.model)]
         grids += [(options.spacing or model.info.spacing, model.info.shape_multiple) for model in models]
-    extents = [n * s for n, s in zip(size, spacing)]
     return max(math.prod(math.ceil(e / step / multiple) * multiple for e in extents) for step, multiple in grids)
+
+
+def _nearest(extents: Sequence[float]) -> List[ModelFile]:
+    """The model for objects of about this size (mm, in any order of the axes); none if there are no models."""
+    return sorted(list_models(), key=lambda model: extent_factor(sorted(extents), sorted(model.info.extent_mm)))[:1]

@@ -300,7 +300,7 @@ def choose_model(fixed: sitk.Image, moving: sitk.Image, models: Sequence[ModelFi
     if not candidates:
         return Choice(None, f"There is no model for images {kind}.")
     extents = (foreground_extent(fixed), foreground_extent(moving))
-    factors = [max(_extent_factor(extent, model.info.extent_mm) for extent in extents) for model in candidates]
+    factors = [max(extent_factor(extent, model.info.extent_mm) for extent in extents) for model in candidates]
     best = factors.index(min(factors))
     nearest, factor = candidates[best], factors[best]
     spans = f"the objects span {_lengths(extents[0])} and {_lengths(extents[1])} (fixed, moving)"
@@ -336,7 +336,8 @@ def _is_ct(info: ModelInfo) -> bool:
     return info.modality.upper().startswith("CT")
 
 
-def _extent_factor(extent: Sequence[float], expected: Sequence[float]) -> float:
+def extent_factor(extent: Sequence[float], expected: Sequence[float]) -> float:
+    """By how much two sizes differ, along the axis on which they differ most; at least 1."""
     return max(max(a / b, b / a) for a, b in zip(extent, expected))
 
 

@@ -18,6 +18,7 @@ from .nodes import (
     image_array,
     remove_node,
     set_grid,
+    show_range,
     voxel_to_world,
     voxels,
 )
@@ -171,11 +172,9 @@ class Comparison:
         node.SetAndObserveImageData(array_image(values))
         set_grid(node, self._fixed)
         node.SetAndObserveTransformNodeID(self._fixed.GetTransformNodeID())
-        copy_window(node, None)
-        display = node.GetDisplayNode()
-        display.SetSaveWithScene(False)
-        display.SetAutoWindowLevel(False)
-        display.SetWindowLevelMinMax(0, 255)
+        show_range(node, 0, 255, None)
+        node.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+        node.GetDisplayNode().SetSaveWithScene(False)
         return node
 
 
@@ -227,11 +226,13 @@ def _resampled(
 
 def _mean(a: np.ndarray, b: np.ndarray, weight: float) -> np.ndarray:
     """The mean of two images of 8-bit greys, with this weight, 0 to 1, on the second one."""
-    parts = round(256 * weight)
-    total = np.multiply(a, 256 - parts, dtype=np.uint16)
-    total += np.multiply(b, parts, dtype=np.uint16)
-    total >>= 8
-    return total.astype(np.uint8)
+    parts, mean = round(256 * weight), np.empty_like(a)
+    # Slice by slice: what is in between fits into the cache.
+    for one, other, between in zip(a, b, mean):
+        total = np.multiply(one, 256 - parts, dtype=np.uint16)
+        total += np.multiply(other, parts, dtype=np.uint16)
+        between[:] = total >> 8
+    return mean
 
 
 def _greys(node: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:

@@ -131,12 +131,14 @@ def _histogram_rows(jacobian: Optional[slicer.vtkMRMLScalarVolumeNode]) -> List[
     """Percent of the voxels whose Jacobian is near each value; beyond the ends, those at the ends and beyond."""
     if jacobian is None:
         return []
-    values = voxels(jacobian).ravel()
-    width = _LIMIT / _BINS
-    # The middles are multiples of the width: 1 is one of them. Single bytes are counted fastest.
-    numbers = np.clip(values * np.float32(1 / width) + np.float32(0.5), 1, _BINS).astype(np.uint8)
-    counts = np.bincount(numbers, minlength=_BINS + 1)
-    folds = np.count_nonzero(values <= 0)
+    values, width = voxels(jacobian), _LIMIT / _BINS
+    counts, folds = np.zeros(_BINS + 1, int), 0
+    # Slice by slice: what is in between fits into the cache.
+    for part in values:
+        # The middles are multiples of the width: 1 is one of them. Single bytes are counted fastest.
+        numbers = np.clip(part * np.float32(1 / width) + np.float32(0.5), 1, _BINS).astype(np.uint8)
+        counts += np.bincount(numbers.ravel(), minlength=_BINS + 1)
+        folds += np.count_nonzero(part <= 0)
     # Folds, and only they, are counted at 0.
     counts[:2] += (folds, -folds)
     return [[n * width, 100.0 * count / values.size] for n, count in enumerate(counts.tolist())]
@@ -196,10 +198,10 @@ def _histogram_plot(table: slicer.vtkMRMLTableNode, name: str) -> slicer.vtkMRML
 
 
 def _occurring(table: slicer.vtkMRMLTableNode) -> Tuple[float, float]:
-    """The least and the largest Jacobian that is not rare, rounded to halves; the last row also counts all beyond."""
+    """From the least to the largest Jacobian that is not rare, rounded to quarters; the last row holds all beyond."""
     values, percent = (vtk_to_numpy(table.GetTable().GetColumn(n))[:-1] for n in range(2))
     often = values[percent >= _RARE_PERCENT]
-    return math.floor(2 * often.min()) / 2, math.ceil(2 * often.max()) / 2
+    return math.floor(4 * often.min()) / 4, min(math.ceil(4 * often.max()) / 4, float(values.max()))
 
 
 def _dice_plot(table: slicer.vtkMRMLTableNode, name: str) -> slicer.vtkMRMLPlotChartNode:

@@ -84,15 +84,20 @@ def fill_layout(result: Result, scene: slicer.vtkMRMLScene, overlay: Optional[st
         show_overlay(result, overlay if overlay in names else names[0], [composites[OVERLAY]])
     if reference is not None:
         for node in view_nodes(scene).values():
+            unchanged = node.StartModify()
             _fit(node, reference)
+            node.EndModify(unchanged)
+    for composite in composites.values():
+        composite.SetLinkedControl(True)
+        composite.SetHotLinkedControl(True)
 
 
 def _show(composite: slicer.vtkMRMLSliceCompositeNode, volume: Optional[slicer.vtkMRMLVolumeNode]) -> None:
     composite.SetBackgroundVolumeID(volume.GetID() if volume is not None else None)
     composite.SetForegroundVolumeID(None)
     composite.SetLabelVolumeID(None)
-    composite.SetLinkedControl(True)
-    composite.SetHotLinkedControl(True)
+    # Until all are filled: linked, each would change all others, and all would be drawn again and again.
+    composite.SetLinkedControl(False)
 
 
 def _fit(view: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLVolumeNode) -> None:

@@ -183,20 +183,29 @@ def voxel_to_world(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
 
 def copy_window(node: slicer.vtkMRMLScalarVolumeNode, like: Optional[slicer.vtkMRMLScalarVolumeNode]) -> None:
     """Show a volume with the brightness, contrast and colours of another one, or with automatic ones."""
-    node.CreateDefaultDisplayNodes()
-    mine, other = node.GetDisplayNode(), like.GetDisplayNode() if like is not None else None
+    other = like.GetDisplayNode() if like is not None else None
     if other is None:
-        mine.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
-        return
-    mine.SetAndObserveColorNodeID(other.GetColorNodeID())
-    mine.SetAutoWindowLevel(False)
-    mine.SetWindowLevel(other.GetWindow(), other.GetLevel())
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+    else:
+        half = other.GetWindow() / 2
+        show_range(node, other.GetLevel() - half, other.GetLevel() + half, other.GetColorNode())
 
 
-def show_range(node: slicer.vtkMRMLScalarVolumeNode, low: float, high: float, colours: slicer.vtkMRMLColorNode) -> None:
+def show_range(
+    node: slicer.vtkMRMLVolumeNode, low: float, high: float, colours: Optional[slicer.vtkMRMLColorNode]
+) -> None:
     """Show the values from low to high of a volume with these colours."""
-    node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(colours.GetID())
+    new = display is None
+    if new:
+        # A default display would go through all voxels for an automatic window.
+        vectors = node.IsA("vtkMRMLVectorVolumeNode")
+        display = slicer.vtkMRMLVectorVolumeDisplayNode() if vectors else slicer.vtkMRMLScalarVolumeDisplayNode()
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(low, high)
+    if new:
+        node.GetScene().AddNode(display)
+        node.SetAndObserveDisplayNodeID(display.GetID())
+    if colours is not None:
+        display.SetAndObserveColorNodeID(colours.GetID())

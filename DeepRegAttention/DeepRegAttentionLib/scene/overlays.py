@@ -86,11 +86,11 @@ def shown_range(result: Result, name: str) -> Tuple[float, float]:
 
 
 def style_map(node: slicer.vtkMRMLVolumeNode, name: str) -> None:
-    """Give the volume of a map its colours, over the range of its values; vectors are left as they are."""
-    if name not in OVERLAYS:
-        node.CreateDefaultDisplayNodes()
-        return
+    """Give the volume of a map its colours, over the range of its values; vectors are shown by their lengths."""
     sample = _sample(node)
+    if name not in OVERLAYS:
+        show_range(node, 0.0, float(np.percentile(np.linalg.norm(sample, axis=-1), 99.5)), None)
+        return
     scene, colours = node.GetScene(), OVERLAYS[name].colours
     if colours == "jacobian":
         table, (low, high) = jacobian_colors(scene, jacobian_factor(sample))
@@ -153,6 +153,16 @@ def show_overlay(
     for other in OVERLAYS:
         if other in result.maps:
             _show_legend(result.maps[other], OVERLAYS[other], visible=legend and other == name)
+
+
+def forget_legends(result: Result) -> None:
+    """Have legends made anew when they are next shown: a view that is newer than a legend does not know it."""
+    for node in result.maps.values():
+        legend = _legend(node)
+        if legend is not None:
+            displays = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+            node.RemoveNthDisplayNodeID(displays.index(legend))
+            node.GetScene().RemoveNode(legend)
 
 
 def _limit(display: slicer.vtkMRMLScalarVolumeDisplayNode, threshold: Optional[Tuple[float, float]]) -> None:

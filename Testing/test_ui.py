@@ -1,0 +1,232 @@
+"""The panel's ``.ui`` in a real Qt: every widget that the code uses is in it, of the class that it needs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator, Set
+from xml.etree import ElementTree
+
+import pytest
+from conftest import REPOSITORY
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+from PySide6.QtCore import QFile
+from PySide6.QtUiTools import QUiLoader
+from PySide6.QtWidgets import (
+    QApplication,
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QSlider,
+    QSpinBox,
+    QTableView,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+MODULE = REPOSITORY / "DeepRegAttention"
+PANEL = MODULE / "DeepRegAttentionLib" / "panel"
+UI = MODULE / "Resources" / "UI" / "DeepRegAttention.ui"
+
+
+# Stand-ins: the size and the look of Slicer's own widgets, nothing else
+
+
+class CollapsibleButton(QGroupBox):
+    pass
+
+
+class NodeComboBox(QComboBox):
+    pass
+
+
+class SliderWidget(QWidget):
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(QSlider())
+        layout.addWidget(QDoubleSpinBox())
+
+
+class PathLineEdit(QWidget):
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(QLineEdit())
+        layout.addWidget(QToolButton())
+
+
+STAND_INS = {
+    "qMRMLWidget": QWidget,
+    "qMRMLNodeComboBox": NodeComboBox,
+    "qMRMLTableView": QTableView,
+    "ctkCollapsibleButton": CollapsibleButton,
+    "ctkCollapsibleGroupBox": QGroupBox,
+    "ctkSliderWidget": SliderWidget,
+    "ctkRangeWidget": SliderWidget,
+    "ctkPathLineEdit": PathLineEdit,
+}
+
+
+class Loader(QUiLoader):
+    def createWidget(self, kind: str, parent: Any = None, name: str = "") -> QWidget:  # noqa: N802
+        if kind not in STAND_INS:
+            return super().createWidget(kind, parent, name)
+        widget = STAND_INS[kind](parent)
+        widget.setObjectName(name)
+        widget.setProperty("kind", kind)
+        return widget
+
+
+@pytest.fixture(scope="module")
+def panel() -> Iterator[QWidget]:
+    application = QApplication.instance() or QApplication([])
+    file = QFile(str(UI))
+    assert file.open(QFile.OpenModeFlag.ReadOnly)
+    widget = Loader().load(file)
+    file.close()
+    assert widget is not None
+    yield widget
+    widget.deleteLater()
+    application.processEvents()
+
+
+def classes() -> Dict[str, str]:
+    """Class of each widget of the ``.ui``, by name."""
+    return {node.get("name", ""): node.get("class", "") for node in ElementTree.parse(UI).iter("widget")}
+
+
+def used_names() -> Set[str]:
+    """Every ``ui.name`` in the panel's code, and what its tables of widgets name."""
+    names: Set[str] = set()
+    for path in PANEL.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        names |= set(re.findall(r"\b_?ui\.(\w+)", text))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("WIDGETS", "COMBOS", "_WIDGETS"):
+                values = [value for value in ast.walk(node.value) if isinstance(value, ast.Constant)]
+                names |= {value.value for value in values if value.value in classes() or value.value[0].islower()}
+    return names
+
+
+def bound(table: str) -> Dict[str, str]:
+    """A table of ``parameters.py``: widget by parameter."""
+    tree = ast.parse((PANEL / "parameters.py").read_text(encoding="utf-8"))
+    (node,) = [n for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == table]
+    return ast.literal_eval(node.value)
+
+
+def parameters() -> Dict[str, str]:
+    """Type of each parameter, as written."""
+    tree = ast.parse((PANEL / "parameters.py").read_text(encoding="utf-8"))
+    (kind,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Parameters"]
+    return {n.target.id: ast.unparse(n.annotation) for n in kind.body if isinstance(n, ast.AnnAssign)}
+
+
+# Names
+
+
+def test_every_widget_that_the_code_uses_is_in_the_ui(panel: QWidget) -> None:
+    used = used_names() - set(bound("WIDGETS")) - set(bound("COMBOS")) - settings_names()
+    assert len(used) > 40
+    missing = [name for name in used if panel.findChild(QWidget, name) is None]
+    assert missing == []
+
+
+def settings_names() -> Set[str]:
+    return {"model_file", "similarity", "regularization", "regularization_map", "landmark_weight"}
+
+
+def test_every_input_and_button_of_the_ui_is_used(panel: QWidget) -> None:
+    passive = {"QLabel", "QWidget", "QFrame", "qMRMLWidget", "ctkCollapsibleButton", "ctkCollapsibleGroupBox"}
+    active = {name for name, kind in classes().items() if kind not in passive}
+    assert active - used_names() == set()
+
+
+def test_names_are_unique() -> None:
+    names = [node.get("name") for node in ElementTree.parse(UI).iter("widget")]
+    assert len(names) == len(set(names))
+
+
+# Binding
+
+
+FITS = {
+    "bool": {"QCheckBox", "QPushButton"},
+    "int": {"QSpinBox"},
+    "float": {"QDoubleSpinBox"},
+    "Part": {"ctkSliderWidget"},
+    "Structures": {"qMRMLNodeComboBox"},
+}
+
+
+@pytest.mark.parametrize(("parameter", "widget"), bound("WIDGETS").items())
+def test_a_parameter_is_bound_to_a_widget_that_can_hold_it(parameter: str, widget: str) -> None:
+    kind = parameters()[parameter]
+    if kind.startswith("slicer.vtkMRML"):
+        wanted = {"qMRMLNodeComboBox"}
+    elif kind.startswith("Annotated[float"):
+        wanted = {"ctkSliderWidget"}
+    else:
+        wanted = FITS[kind]
+    assert classes()[widget] in wanted
+
+
+@pytest.mark.parametrize(("parameter", "widget"), bound("COMBOS").items())
+def test_a_choice_is_a_text_on_a_combo_box(parameter: str, widget: str) -> None:
+    assert parameters()[parameter] == "str"
+    assert classes()[widget] == "QComboBox"
+
+
+def test_every_selector_gets_the_scene() -> None:
+    receivers = {node.findtext("receiver") for node in ElementTree.parse(UI).iter("connection")}
+    assert receivers == {name for name, kind in classes().items() if kind in ("qMRMLNodeComboBox", "qMRMLTableView")}
+
+
+def test_label_maps_do_not_pass_for_volumes() -> None:
+    for node in ElementTree.parse(UI).iter("widget"):
+        if node.get("class") == "qMRMLNodeComboBox" and node.get("name") != "initialTransformSelector":
+            (children,) = [p for p in node.iter("property") if p.get("name") == "showChildNodeTypes"]
+            assert children.findtext("bool") == "false"
+
+
+# What a person sees
+
+
+def test_every_input_is_explained_by_a_tooltip(panel: QWidget) -> None:
+    kinds = (QComboBox, QCheckBox, QSpinBox, QDoubleSpinBox, SliderWidget, PathLineEdit)
+    names = [name for name in used_names() if isinstance(panel.findChild(QWidget, name), kinds)]
+    assert len(names) > 30
+    assert [name for name in names if not panel.findChild(QWidget, name).toolTip()] == []
+
+
+def test_the_sections_are_in_their_order(panel: QWidget) -> None:
+    layout = panel.layout()
+    assert isinstance(layout, QVBoxLayout)
+    names = [layout.itemAt(n).widget().objectName() for n in range(layout.count()) if layout.itemAt(n).widget()]
+    sections = ["inputs", "model", "outputs", "register", "inspect", "judge"]
+    assert [name for name in names if name != "dependencySection"] == [
+        f"{section}{'Frame' if section == 'register' else 'Section'}" for section in sections
+    ]
+
+
+def test_it_fits_a_narrow_panel(panel: QWidget, tmp_path: Path) -> None:
+    assert panel.minimumSizeHint().width() <= 400
+    panel.resize(420, 1500)
+    picture = panel.grab()
+    assert picture.save(str(tmp_path / "panel.png"))
+    assert picture.width() == 420
+    for label in panel.findChildren(QLabel):
+        if label.wordWrap() is False and label.isVisibleTo(panel):
+            assert label.width() >= label.sizeHint().width(), label.objectName()
