@@ -1,0 +1,131 @@
+"""One result in the slice and 3D views, as a ``View`` says."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, List, Optional, Tuple
+
+import slicer
+
+from ..scene import compare, deformation, layouts, overlays, results
+from .parameters import View
+
+_TILES = (2, 20)
+"""Fewest and most tiles of a checkerboard."""
+
+
+class Display:
+    """Shows one result: the comparison in the background, an overlay in the foreground, the deformation on top.
+
+    Parameters
+    ----------
+    result : Result
+        What is shown.
+    is_beside : callable
+        Whether the layout for comparing is shown.
+    """
+
+    def __init__(self, result: results.Result, is_beside: Callable[[], bool]) -> None:
+        self.result, self._is_beside = result, is_beside
+        self._comparison: Optional[compare.Comparison] = None
+
+    def show(self, view: View, before: Optional[View]) -> None:
+        """Only what changed: a new deformation grid takes longer than a new opacity."""
+        if before is None or _layers(view) != _layers(before):
+            self.show_layers(view, before)
+        if before is None or _drawing(view) != _drawing(before):
+            self.show_deformation(view)
+
+    def fill_layout(self, overlay: str) -> None:
+        """Put the volumes into the layout for comparing."""
+        layouts.fill_layout(self.result, slicer.mrmlScene, overlay)
+
+    def hide(self) -> None:
+        """Take away what was drawn."""
+        if not slicer.mrmlScene.IsNodePresent(self.result.node):
+            return
+        self.hide_deformation()
+        overlays.show_overlay(self.result, None, slice_composites())
+        if self._comparison is not None:
+            self._comparison.foreground_is_free = True
+            self._comparison.end()
+
+    def show_layers(self, view: View, before: Optional[View]) -> None:
+        """The comparison below, the overlay above; without an overlay a blend may use both layers."""
+        name = view.overlay if view.overlay in self.result.maps else None
+        if name is None and before is not None and before.overlay is not None:
+            overlays.show_overlay(self.result, None, slice_composites())
+        self._compare(view, name is None)
+        if name is not None:
+            composites = [*slice_composites(), *self._layout_composites()]
+            overlays.show_overlay(self.result, name, composites, view.opacity, view.threshold, view.legend)
+        else:
+            self._show_overlay_beside(view)
+
+    def _show_overlay_beside(self, view: View) -> None:
+        """The layout for comparing has a view for an overlay, also when none is chosen."""
+        available = overlays.available_overlays(self.result)
+        if self._layout_composites() and available:
+            composites = self._layout_composites()
+            overlays.show_overlay(self.result, available[0].name, composites, view.opacity, None, view.legend)
+
+    def _layout_composites(self) -> List[Any]:
+        """Layers of the view that the layout for comparing has for an overlay, while it is shown."""
+        node = layouts.view_composites(slicer.mrmlScene).get(layouts.OVERLAY)
+        return [node] if node is not None and self._is_beside() else []
+
+    def _compare(self, view: View, foreground_is_free: bool) -> None:
+        result = self.result
+        if result.fixed is None or (result.warped is None and result.moving is None):
+            return
+        if self._comparison is None:
+            self._comparison = compare.Comparison(result, slice_composites())
+        comparison = self._comparison
+        comparison.foreground_is_free = foreground_is_free
+        comparison.against("before" if view.before else "after")
+        if view.comparison == "blend":
+            comparison.blend(view.amount)
+        elif view.comparison == "swipe":
+            comparison.swipe(view.amount)
+        elif view.comparison == "checkerboard":
+            comparison.checkerboard(tiles_of(view.amount))
+        else:
+            comparison.end()
+
+    def hide_deformation(self) -> None:
+        """Take away the drawing of the deformation alone."""
+        deformation.show_deformation(self.result, "none")
+        deformation.show_force_arrows(self.result, False)
+
+    def show_deformation(self, view: View) -> None:
+        """Draw the deformation, or the force."""
+        how = (view.spacing_mm, view.scale_percent, view.slices, view.threed)
+        force = view.deformation == "force"
+        deformation.show_deformation(self.result, "none" if force else view.deformation, *how)
+        deformation.show_force_arrows(self.result, force, *how)
+
+
+def suitable_spacing(result: results.Result, view: View) -> float:
+    """The spacing in mm of lines or arrows that suits the way to draw."""
+    style = "arrows" if view.deformation == "force" else view.deformation
+    return deformation.default_spacing(result, style, view.threed)
+
+
+def tiles_of(amount: float) -> int:
+    """How many tiles of a checkerboard the slider's position (0 to 1) means."""
+    fewest, most = _TILES
+    return round(fewest + amount * (most - fewest))
+
+
+def slice_composites() -> List[slicer.vtkMRMLSliceCompositeNode]:
+    """The layers of the usual slice views; those of the layout for comparing have their own content."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    own = {tag for tag, title in layouts.VIEWS}
+    return [node for node in nodes if node.GetLayoutName() not in own]
+
+
+def _layers(view: View) -> Tuple[Any, ...]:
+    return view.comparison, view.amount, view.before, view.overlay, view.opacity, view.threshold, view.legend
+
+
+def _drawing(view: View) -> Tuple[Any, ...]:
+    return view.deformation, view.spacing_mm, view.scale_percent, view.slices, view.threed

@@ -1,0 +1,214 @@
+"""The section Inspect: which result is looked at, and how."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Tuple
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from ..engine.errors import RegistrationError
+from ..scene import layouts, overlays, results
+from . import choices
+from .choices import Choice
+from .display import Display, suitable_spacing
+from .parameters import Parameters, View, view_of
+
+KEY = "A"
+"""Before or after; the slice views of 3D Slicer leave this one free."""
+
+
+class InspectSection:
+    """Lets a person choose a result and how it is shown, and keeps the views in step with the parameters."""
+
+    def __init__(self, ui: Any) -> None:
+        self._ui = ui
+        self._parameters: Optional[Parameters] = None
+        self._display: Optional[Display] = None
+        self._shown: Optional[View] = None
+        self._drawn_as: Optional[Tuple[str, bool]] = None
+        self._layout_before = 0
+        choices.fill(ui.comparisonSelector, choices.comparison_choices())
+        choices.fill(ui.deformationSelector, choices.deformation_choices())
+        choices.fill(ui.overlaySelector, [_no_overlay()])
+        ui.resultSelector.connect("activated(int)", self._choose_result)
+        ui.thresholdRange.connect("valuesChanged(double,double)", self._choose_threshold)
+        ui.layoutButton.connect("toggled(bool)", self._toggle_layout)
+        self._shortcut = _shortcut(ui.beforeButton)
+
+    @property
+    def result(self) -> Optional[results.Result]:
+        """What is looked at."""
+        return self._display.result if self._display is not None else None
+
+    def use(self, parameters: Optional[Parameters]) -> None:
+        """Work on these parameters from now on."""
+        self._parameters = parameters
+        self._forget()
+
+    def activate(self, on: bool) -> None:
+        """Have the key work while the module is open."""
+        if self._shortcut is not None:
+            self._shortcut.setEnabled(on)
+
+    def end(self) -> None:
+        """Take the key back."""
+        if self._shortcut is not None:
+            self._shortcut.deleteLater()
+            self._shortcut = None
+
+    # Which result
+
+    def find(self) -> None:
+        """Read the results of the scene anew."""
+        found = results.find_results(slicer.mrmlScene)
+        entries = [Choice(result.node.GetID(), result.name) for result in found]
+        choices.fill(self._ui.resultSelector, entries or [Choice("", _("None yet"))])
+        wanted = self._parameters.result if self._parameters is not None else None
+        self._take(next((result for result in found if result.node is wanted), None))
+
+    def show_newest(self, result: results.Result) -> None:
+        """Look at a result that has just been made."""
+        parameters = self._parameters
+        if parameters is not None:
+            with slicer.util.NodeModify(parameters.parameterNode):
+                parameters.result = result.node
+                parameters.gridSpacing = suitable_spacing(result, view_of(parameters))
+        self.find()
+        self._forget()
+
+    def _choose_result(self, index: int) -> None:
+        chosen = choices.value_of(self._ui.resultSelector)
+        if self._parameters is not None:
+            self._parameters.result = slicer.mrmlScene.GetNodeByID(chosen) if chosen else None
+            self.find()
+            self.refresh()
+
+    def _take(self, result: Optional[results.Result]) -> None:
+        before, after = self.result, None if result is None else result.node
+        if before is None or before.node is not after:
+            if self._display is not None:
+                self._display.hide()
+            self._display = None if result is None else Display(result, lambda: bool(self._ui.layoutButton.checked))
+            self._forget()
+            self._fill_layout()
+        elif self._display is not None and result is not None:
+            self._display.result = result
+        if result is not None:
+            choices.select(self._ui.resultSelector, result.node.GetID())
+            self._offer_overlays(result)
+
+    def _forget(self) -> None:
+        """What the views show is no longer known."""
+        self._shown = self._drawn_as = None
+
+    def _offer_overlays(self, result: results.Result) -> None:
+        available = overlays.available_overlays(result)
+        entries = [Choice(overlay.name, overlay.label, overlay.tooltip) for overlay in available]
+        choices.fill(self._ui.overlaySelector, [_no_overlay(), *entries])
+
+    # What is shown
+
+    def refresh(self) -> None:
+        """Show the parameters, and what they say in the views if that changed."""
+        parameters, display = self._parameters, self._display
+        if parameters is None:
+            return
+        if display is not None:
+            self._suit_spacing(parameters, display.result)
+            self._suit_threshold(parameters, display.result)
+        view = view_of(parameters)
+        self._enable(view)
+        if display is None or view == self._shown:
+            return
+        before, self._shown = self._shown, view
+        try:
+            display.show(view, before)
+        except RegistrationError as error:
+            self._ui.statusLabel.text = str(error)
+
+    def _suit_spacing(self, parameters: Parameters, result: results.Result) -> None:
+        """Another spacing for another way to draw: in 3D the time to draw grows with the cube of its fineness."""
+        view = view_of(parameters)
+        before, self._drawn_as = self._drawn_as, (view.deformation, view.threed)
+        if before not in (None, self._drawn_as) and view.deformation != "none":
+            parameters.gridSpacing = suitable_spacing(result, view)
+
+    def _suit_threshold(self, parameters: Parameters, result: results.Result) -> None:
+        """From the least to the largest value of another overlay; one that was saved with a scene is kept."""
+        before, view = self._shown, view_of(parameters)
+        name = view.overlay
+        if name not in result.maps or (before is not None and before.overlay == name):
+            return
+        ends = overlays.value_range(result, name)
+        kept = before is None and view.threshold is not None
+        chosen = (parameters.thresholdLow, parameters.thresholdHigh) if kept else ends
+        self._show_range(ends, chosen)
+        self._choose_threshold(*chosen)
+
+    def _enable(self, view: View) -> None:
+        ui, here = self._ui, self._display is not None
+        for widget in (ui.comparisonSelector, ui.overlaySelector, ui.deformationSelector, ui.layoutButton):
+            widget.enabled = here
+        ui.beforeButton.enabled = here and view.comparison != "none"
+        ui.amountSlider.enabled = ui.beforeButton.enabled
+        ui.overlayOptions.visible = here and view.overlay is not None
+        ui.deformationOptions.visible = here and view.deformation != "none"
+        ui.thresholdRange.enabled = view.threshold is not None
+        ui.scaleSlider.enabled = view.deformation != "contours"
+
+    # Threshold and layout
+
+    def _show_range(self, ends: Tuple[float, float], chosen: Tuple[float, float]) -> None:
+        slider = self._ui.thresholdRange
+        was = slider.blockSignals(True)
+        slider.setRange(*ends)
+        slider.singleStep = max((ends[1] - ends[0]) / 200, 0.001)
+        slider.setValues(*chosen)
+        slider.blockSignals(was)
+
+    def _choose_threshold(self, low: float, high: float) -> None:
+        if self._parameters is not None:
+            with slicer.util.NodeModify(self._parameters.parameterNode):
+                self._parameters.thresholdLow, self._parameters.thresholdHigh = low, high
+
+    def _toggle_layout(self, on: bool) -> None:
+        manager = slicer.app.layoutManager()
+        if manager is None or self._display is None:
+            return
+        # Views that take their places would draw it again at each step.
+        self._display.hide_deformation()
+        if on:
+            self._layout_before = manager.layout
+            layouts.register_layout(manager.layoutLogic().GetLayoutNode())
+            manager.setLayout(layouts.COMPARISON_LAYOUT)
+            overlays.forget_legends(self._display.result)
+            self._fill_layout()
+        elif manager.layout == layouts.COMPARISON_LAYOUT:
+            manager.setLayout(self._layout_before)
+        qt.QTimer.singleShot(0, self._draw_again)
+
+    def _draw_again(self) -> None:
+        if self._display is not None and self._parameters is not None:
+            self._display.show_deformation(view_of(self._parameters))
+
+    def _fill_layout(self) -> None:
+        """Put what is looked at into the layout for comparing, if that is shown."""
+        if self._display is not None and self._parameters is not None and self._ui.layoutButton.checked:
+            self._display.fill_layout(self._parameters.overlay)
+            self._display.show_layers(view_of(self._parameters), self._shown)
+
+
+def _no_overlay() -> Choice:
+    return Choice("none", _("None"), _("No map on top of the volumes."))
+
+
+def _shortcut(button: qt.QPushButton) -> Optional[qt.QShortcut]:
+    window = slicer.util.mainWindow()
+    if window is None:
+        return None
+    shortcut = qt.QShortcut(qt.QKeySequence(KEY), window)
+    shortcut.connect("activated()", button.click)
+    shortcut.setEnabled(False)
+    return shortcut

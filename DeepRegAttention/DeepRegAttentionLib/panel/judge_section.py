@@ -1,0 +1,82 @@
+"""The section Judge: tables, plots, export."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from .. import session
+from ..engine.errors import RegistrationError
+from ..scene import judge, results
+from . import choices
+from .choices import Choice
+
+
+class JudgeSection:
+    """Shows how good a result is."""
+
+    def __init__(self, ui: Any, fail: Callable[[str], None]) -> None:
+        self._ui, self._fail = ui, fail
+        self._result: Optional[results.Result] = None
+        ui.tableSelector.connect("activated(int)", self._show_table)
+        ui.histogramButton.connect("clicked()", lambda: self._show_plot("histogram"))
+        ui.diceButton.connect("clicked()", lambda: self._show_plot("dice"))
+        ui.exportButton.connect("clicked()", self._ask_for_path)
+
+    def show(self, result: Optional[results.Result]) -> None:
+        """Show the measures of a result; None: there is none."""
+        self._result, ui = result, self._ui
+        tables = result.tables if result is not None else {}
+        plots = result.plots if result is not None else {}
+        choices.fill(ui.tableSelector, [Choice(name, table_text(name)) for name in tables])
+        ui.judgeText.text = session.summary_text(result.metrics) if result is not None else _("No result yet.")
+        ui.tableSelector.visible = ui.measuresTable.visible = bool(tables)
+        ui.exportButton.enabled = bool(tables)
+        ui.histogramButton.enabled, ui.diceButton.enabled = "histogram" in plots, "dice" in plots
+        self._show_table()
+
+    def export(self, path: str) -> None:
+        """Write the table that is shown."""
+        try:
+            judge.export_csv(self._table(), path)
+        except RegistrationError as error:
+            self._fail(str(error))
+
+    def _table(self) -> Optional[slicer.vtkMRMLTableNode]:
+        tables = self._result.tables if self._result is not None else {}
+        return tables.get(choices.value_of(self._ui.tableSelector))
+
+    def _show_table(self, index: int = 0) -> None:
+        view, table = self._ui.measuresTable, self._table()
+        view.setMRMLTableNode(table)
+        if table is not None:
+            view.setFirstRowLocked(True)
+            view.resizeColumnsToContents()
+
+    def _show_plot(self, name: str) -> None:
+        chart = self._result.plots.get(name) if self._result is not None else None
+        if chart is not None:
+            slicer.modules.plots.logic().ShowChartInLayout(chart)
+
+    def _ask_for_path(self) -> None:
+        table = self._table()
+        if table is None:
+            return
+        name = table.GetName() + ".csv"
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Export the table"), name, "CSV (*.csv)")
+        if path:
+            self.export(path)
+
+
+def table_text(name: str) -> str:
+    """A table in the list of choices."""
+    texts = {
+        "similarity": _("Similarity before and after"),
+        "deformation": _("Deformation: volume change, folds, inverse, error"),
+        "structures": _("Structures: Dice and surface distance"),
+        "histogram": _("Histogram of the volume change"),
+    }
+    return texts.get(name, name)

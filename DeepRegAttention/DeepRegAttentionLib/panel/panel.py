@@ -1,0 +1,240 @@
+"""The panel as a whole: builds it from its ``.ui``, binds it to the parameter node, hears what goes on."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr
+from slicer.i18n import tr as _
+
+from .. import session
+from ..engine.errors import CancelledError, RegistrationError
+from ..engine.resources import resource_folder
+from ..messages import Event
+from . import choices, sample
+from .dependency_section import DependencySection, missing_package
+from .display import slice_composites
+from .inspect_section import InspectSection
+from .judge_section import JudgeSection
+from .model_section import ModelSection
+from .parameters import COMBOS, WIDGETS, Parameters, input_nodes, outputs_of, selection_of, settings_of
+from .registration import Registration, Registrations, Request
+from .run_section import RunSection
+from .runner import State
+
+
+class Panel:
+    """All sections, and the parameter node between them.
+
+    Attributes
+    ----------
+    ui : object
+        The widgets of the ``.ui`` by their names.
+    parameters : Parameters, optional
+        What is bound now; None while the scene closes.
+    """
+
+    def __init__(self, widget: Any, registrations: Registrations) -> None:
+        session.translate_with(tr)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        self._registrations, self._runner = registrations, registrations.runner
+        self.parameters: Optional[Parameters] = None
+        self._tag: Any = None
+        self._observation = 0
+        self._question: Any = None
+        self._model = ModelSection(self.ui)
+        self._run = RunSection(self.ui, self._runner, self.toggle)
+        self._inspect = InspectSection(self.ui)
+        self._judge = JudgeSection(self.ui, self._run.fail)
+        self._dependencies = DependencySection(self.ui, self._runner)
+        choices.fill(self.ui.transformSelector, choices.transform_choices())
+        for name, combo in COMBOS.items():
+            getattr(self.ui, combo).connect("currentIndexChanged(int)", lambda index, name=name: self._chosen(name))
+        self.ui.sampleButton.connect("clicked()", self.load_sample)
+        self._runner.changed.connect(self._on_runner)
+        registrations.changed.connect(self._refresh_button)
+        scene = slicer.mrmlScene
+        self._import_observation = scene.AddObserver(scene.EndImportEvent, self._on_import)
+        self._judge.show(None)
+
+    # Life
+
+    def use(self, parameters: Optional[Parameters]) -> None:
+        """Bind the widgets to a parameter node; None lets go of it."""
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._tag)
+            self.parameters.RemoveObserver(self._observation)
+        self.parameters = parameters
+        self._model.use(parameters)
+        self._inspect.use(parameters)
+        if parameters is not None:
+            widgets = {name: getattr(self.ui, widget) for name, widget in WIDGETS.items()}
+            self._tag = parameters.connectParametersToGui(widgets)
+            self._observation = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self.refresh)
+            self._find_results()
+        self.refresh()
+
+    def enter(self) -> None:
+        """The module was opened: have the worker ready by the time that it is needed."""
+        self._inspect.activate(True)
+        self._runner.warm_up()
+        if self.parameters is not None:
+            self._find_results()
+            self.refresh()
+
+    def exit(self) -> None:
+        """The module was left."""
+        self._inspect.activate(False)
+
+    def end(self) -> None:
+        """The module is unloaded."""
+        self.use(None)
+        self._inspect.end()
+        self._run.end()
+        self._runner.changed.disconnect(self._on_runner)
+        self._registrations.changed.disconnect(self._refresh_button)
+        slicer.mrmlScene.RemoveObserver(self._import_observation)
+
+    # What the person does
+
+    def load_sample(self) -> None:
+        """Load the sample pair and choose it."""
+        parameters = self.parameters
+        if parameters is None:
+            return
+        fixed, moving = sample.load_pair(resource_folder("Samples").parent)
+        with slicer.util.NodeModify(parameters.parameterNode):
+            parameters.fixed, parameters.moving = fixed, moving
+        slicer.util.setSliceViewerLayers(background=fixed, foreground=moving, foregroundOpacity=0.5, fit=True)
+
+    def toggle(self) -> None:
+        """Register, or cancel what is under way."""
+        parameters = self.parameters
+        if self._registrations.current is not None:
+            self._registrations.current.cancel()
+        elif parameters is not None:
+            self._start(parameters)
+
+    def _start(self, parameters: Parameters) -> None:
+        request = Request(
+            input_nodes(parameters),
+            settings_of(parameters),
+            outputs_of(parameters),
+            parameters.watch,
+            parameters.keepFiles,
+        )
+        try:
+            self._registrations.start(request, self._listen)
+        except RegistrationError as error:
+            self._run.fail(str(error))
+        else:
+            self._run.started()
+
+    def _chosen(self, name: str) -> None:
+        if self.parameters is not None:
+            self.parameters.setValue(name, choices.value_of(getattr(self.ui, COMBOS[name])))
+
+    # What goes on
+
+    def refresh(self, *caller_and_event: Any) -> None:
+        """Show the parameters everywhere."""
+        if self.parameters is not None:
+            for name, combo in COMBOS.items():
+                widget, value = getattr(self.ui, combo), self.parameters.getValue(name)
+                if choices.value_of(widget) != value:
+                    was = widget.blockSignals(True)
+                    choices.select(widget, value)
+                    widget.blockSignals(was)
+            self._model.refresh()
+            self._inspect.refresh()
+            self._ask_for_memory()
+        self._refresh_button()
+
+    def _refresh_button(self) -> None:
+        if self.parameters is None:
+            self._run.refresh(session.missing(session.Selection()) or "", False)
+            return
+        selection = selection_of(input_nodes(self.parameters))
+        lacking = session.missing(selection, settings_of(self.parameters), outputs_of(self.parameters))
+        if missing_package(self._runner.trouble):
+            lacking = _("Something has to be installed first: see above")
+        self._run.refresh(lacking or "", self._registrations.current is not None)
+
+    def _listen(self, registration: Registration) -> None:
+        registration.progressed.connect(self._run.heard)
+        registration.watched.connect(lambda: self._show_preview(registration))
+        registration.ended.connect(self._on_ended)
+        for note in session.without_effect(registration.request.settings, selection_of(registration.request.nodes)):
+            self._run.log(note)
+
+    def _show_preview(self, registration: Registration) -> None:
+        """The volume that becomes better, over the fixed one."""
+        preview = registration.preview
+        for composite in slice_composites():
+            if preview is not None and composite.GetForegroundVolumeID() != preview.GetID():
+                composite.SetBackgroundVolumeID(registration.request.nodes["fixed"].GetID())
+                composite.SetForegroundVolumeID(preview.GetID())
+                composite.SetForegroundOpacity(1.0)
+
+    def _on_ended(self, registration: Registration) -> None:
+        if registration.request.keep_files:
+            self._run.log(str(registration.folder))
+        self._run.ended(registration)
+        if registration.result is not None and self.parameters is not None:
+            self._inspect.show_newest(registration.result)
+            self._judge.show(self._inspect.result)
+            self._inspect.refresh()
+        elif isinstance(registration.error, CancelledError):
+            self._inspect.refresh()
+
+    def _find_results(self) -> None:
+        self._inspect.find()
+        self._judge.show(self._inspect.result)
+
+    def _on_import(self, *caller_and_event: Any) -> None:
+        """A scene was read: the nodes that its parameters name came after them, and nobody was told."""
+        if self.parameters is not None:
+            self.parameters.parameterNode.Modified()
+            self._find_results()
+            self.refresh()
+            # The selectors have the new nodes only when this is over.
+            qt.QTimer.singleShot(0, self._read_again)
+
+    def _read_again(self) -> None:
+        if self.parameters is not None:
+            self.parameters.parameterNode.Modified()
+
+    def _on_runner(self) -> None:
+        """The worker started, ended, or lacks something."""
+        self._dependencies.refresh()
+        self._refresh_button()
+        if self._runner.state is State.OFF:
+            self._question = None
+        self._ask_for_memory()
+
+    def _ask_for_memory(self) -> None:
+        """What this computer has, and what these volumes need of it; once for each change of them."""
+        if self.parameters is None or self._runner.state not in (State.READY, State.RUNNING):
+            return
+        question = memory_question(self.parameters)
+        if question != self._question:
+            self._question = question
+            self._runner.ask("device", self._on_devices, **question)
+
+    def _on_devices(self, event: Event) -> None:
+        if event.devices is not None:
+            self._model.devices = event.devices
+            self._model.refresh()
+
+
+def memory_question(parameters: Parameters) -> Dict[str, Any]:
+    """What the worker has to know to say how much memory a registration needs: the fixed grid and the options."""
+    fixed = parameters.fixed
+    if fixed is None or fixed.GetImageData() is None:
+        return {}
+    size, spacing = fixed.GetImageData().GetDimensions(), fixed.GetSpacing()
+    options = {**settings_of(parameters).options(), "maps": parameters.wantMaps}
+    return {"size": list(size), "spacing": list(spacing), "options": options}

@@ -1,0 +1,276 @@
+"""One registration from nodes to nodes: writes the inputs, follows the worker, makes the nodes of the result."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Generator, Optional
+
+import slicer
+
+from .. import messages, session
+from ..engine.errors import CancelledError, OptionError, OutputError, RegistrationError
+from ..scene import export, results, watch
+from .parameters import selection_of
+from .runner import Later, Runner
+from .signals import Signal
+
+_NUMBERS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes
+    ----------
+    nodes : dict
+        Nodes by the fields of ``messages.Inputs``; ``fixed`` and ``moving`` at least.
+    settings, outputs
+        How, and what is wanted back.
+    watched : bool
+        Whether the warped volume is shown while it is refined.
+    keep_files : bool
+        Whether the job's folder stays.
+    """
+
+    nodes: Dict[str, Any]
+    settings: session.Settings = field(default_factory=session.Settings)
+    outputs: session.Outputs = field(default_factory=session.Outputs)
+    watched: bool = False
+    keep_files: bool = False
+
+    def require_complete(self) -> None:
+        """Raise OptionError with what is missing, if anything is."""
+        lacking = session.missing(selection_of(self.nodes), self.settings, self.outputs)
+        if lacking:
+            raise OptionError(f"{lacking}.")
+
+    @property
+    def wanted(self) -> results.Wanted:
+        """The nodes to make."""
+        o = self.outputs
+        transform = None if o.transform == session.NONE else o.transform
+        inverse = o.inverse and transform is not None
+        return results.Wanted(o.warped, transform, inverse, o.maps, o.labels, o.measures)
+
+
+class Registration:
+    """One request under way.
+
+    Attributes
+    ----------
+    request : Request
+    preview : vtkMRMLScalarVolumeNode, optional
+        The warped volume as it is refined.
+    result : Result, optional
+        Once it is done.
+    error : RegistrationError, optional
+        Why there is no result; ``CancelledError`` if it was cancelled, or its scene closed.
+    progressed : Signal
+        Emitted with each event of the worker that is not the last.
+    watched : Signal
+        Emitted when ``preview`` was renewed.
+    ended : Signal
+        Emitted once, with this object.
+    """
+
+    def __init__(self, request: Request, runner: Runner, scene: slicer.vtkMRMLScene, later: Later) -> None:
+        self.request, self._runner, self._scene, self._later = request, runner, scene, later
+        self.preview: Optional[slicer.vtkMRMLScalarVolumeNode] = None
+        self.result: Optional[results.Result] = None
+        self.error: Optional[RegistrationError] = None
+        self.has_ended = False
+        self.progressed, self.watched, self.ended = Signal(), Signal(), Signal()
+        self.folder: Optional[Path] = None
+        self._cancelled = self._dropped = False
+
+    def start(self, temporary_folder: str) -> None:
+        """Write the inputs and submit the job.
+
+        Raises
+        ------
+        RegistrationError
+            The inputs cannot be used, or another registration runs; nothing stays behind.
+        """
+        self.request.require_complete()
+        if self._runner.busy:
+            raise RegistrationError("Another registration is under way; wait until it ends, or cancel it.")
+        with ExitStack() as undo:
+            self.folder = folder = _new_folder(temporary_folder)
+            undo.callback(self._clean_up)
+            inputs = export.write_inputs(folder, **self.request.nodes)
+            self._runner.submit(self._job(inputs, folder / "result"), self._heard)
+            undo.pop_all()
+
+    def cancel(self) -> None:
+        """Stop as soon as possible; ``ended`` follows."""
+        self._cancelled = True
+        self._runner.cancel()
+
+    def drop(self) -> None:
+        """Cancel, and touch no node any more: the scene closes."""
+        self._dropped, self.preview = True, None
+        self.cancel()
+
+    def _job(self, inputs: messages.Inputs, folder: Path) -> messages.Job:
+        request = self.request
+        name = f"registration-{next(_NUMBERS)}"
+        return session.make_job(name, inputs, str(folder), request.settings, request.outputs, request.watched)
+
+    # What the worker says
+
+    def _heard(self, event: messages.Event) -> None:
+        if event.event == "done" and not (self._cancelled or self._dropped):
+            self._load(event)
+        elif event.event in messages.ENDINGS:
+            self._end(None, _error_of(event))
+        else:
+            if event.event == "map" and event.path and not self._dropped:
+                self._show_preview(event.path)
+            self.progressed.emit(event)
+
+    def _show_preview(self, path: str) -> None:
+        moving = self._present("moving")
+        if moving is None:
+            return
+        name = f"{moving.GetName()} (being refined)"
+        try:
+            self.preview = watch.refresh_warped(self._scene, self.preview, path, moving, name)
+        except RegistrationError:
+            # The next one comes within a second.
+            return
+        self.watched.emit()
+
+    def _load(self, event: messages.Event) -> None:
+        self.progressed.emit(messages.Event("progress", event.id, stage="load", fraction=1.0))
+        steps = self._load_steps(str(event.folder))
+        self._later(0, lambda: self._load_next(steps))
+
+    def _load_steps(self, folder: str) -> Generator[str, None, results.Result]:
+        fixed, moving = self._present("fixed"), self._present("moving")
+        names = self._name(), self._label_names()
+        return (yield from results.load_steps(self._scene, folder, fixed, moving, self.request.wanted, *names))
+
+    def _load_next(self, steps: Generator[str, None, results.Result]) -> None:
+        """One node each time the event loop comes by, so that the window answers in between."""
+        if self._dropped or self._cancelled:
+            steps.close()
+            self._end(None, CancelledError("The registration was cancelled."))
+            return
+        try:
+            next(steps)
+        except StopIteration as stop:
+            self._end(stop.value, None)
+        except RegistrationError as error:
+            self._end(None, error)
+        except Exception as error:
+            # A mistake in the program must not leave this registration under way for ever.
+            self._end(None, RegistrationError(f"The result could not be loaded ({type(error).__name__}: {error})."))
+            raise
+        else:
+            self._later(0, lambda: self._load_next(steps))
+
+    def _name(self) -> Optional[str]:
+        """Of the result, where an input can no longer give it."""
+        nodes = [self.request.nodes[name] for name in ("moving", "fixed")]
+        return None if all(map(self._scene.IsNodePresent, nodes)) else " to ".join(node.GetName() for node in nodes)
+
+    def _label_names(self) -> Optional[Dict[int, str]]:
+        labels = self._present("labels")
+        return None if labels is None else export.label_names(labels)
+
+    def _present(self, name: str) -> Optional[slicer.vtkMRMLNode]:
+        """An input node, unless it was deleted meanwhile."""
+        node = self.request.nodes.get(name)
+        return node if node is not None and self._scene.IsNodePresent(node) else None
+
+    # The end
+
+    def _end(self, result: Optional[results.Result], error: Optional[RegistrationError]) -> None:
+        self.result, self.error, self.has_ended = result, error, True
+        preview, self.preview = self.preview, None
+        self._clean_up()
+        self.ended.emit(self)
+        if preview is not None and self._scene.IsNodePresent(preview):
+            self._scene.RemoveNode(preview)
+
+    def _clean_up(self) -> None:
+        if self.folder is not None and not self.request.keep_files:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Registrations:
+    """All registrations of a scene, one after the other; they end when the scene closes.
+
+    Attributes
+    ----------
+    current : Registration, optional
+        The one under way.
+    changed : Signal
+        Emitted when one starts or ended.
+    """
+
+    def __init__(self, runner: Runner, scene: slicer.vtkMRMLScene, later: Later) -> None:
+        self.runner, self._scene, self._later = runner, scene, later
+        self.current: Optional[Registration] = None
+        self.changed = Signal()
+        self._observation = scene.AddObserver(scene.StartCloseEvent, self._on_close)
+
+    def end(self) -> None:
+        """Drop the one under way, and watch the scene no longer."""
+        self._on_close(self._scene, "")
+        self._scene.RemoveObserver(self._observation)
+
+    def start(
+        self, request: Request, prepare: Callable[[Registration], None] = lambda registration: None
+    ) -> Registration:
+        """Begin one; ``prepare`` may connect to its signals first.
+
+        Raises RegistrationError if it cannot start.
+        """
+        registration = Registration(request, self.runner, self._scene, self._later)
+        prepare(registration)
+        registration.ended.connect(self._on_ended)
+        registration.start(slicer.app.temporaryPath)
+        if not registration.has_ended:
+            self.current = registration
+        self.changed.emit()
+        return registration
+
+    def _on_ended(self, registration: Registration) -> None:
+        if self.current is registration:
+            self.current = None
+        self.changed.emit()
+
+    def _on_close(self, scene: slicer.vtkMRMLScene, event: str) -> None:
+        if self.current is not None:
+            self.current.drop()
+
+
+def _new_folder(temporary_folder: str) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"DeepRegAttention-{os.getpid()}-", dir=temporary_folder))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"No files can be written in the temporary folder {temporary_folder} ({reason}).") from error
+
+
+def _error_of(event: messages.Event) -> RegistrationError:
+    if event.event == "error":
+        error = RegistrationError(_message_of(event))
+        error.code = event.code or error.code
+        return error
+    return CancelledError("The registration was cancelled.")
+
+
+def _message_of(event: messages.Event) -> str:
+    if event.code == "missing-package":
+        # Not with pip, as the worker suggests: only the panel knows what 3D Slicer tolerates.
+        return f"The Python package {event.name} is missing; the module DeepRegAttention says how to install it."
+    return event.message or "The registration failed; the log says more."

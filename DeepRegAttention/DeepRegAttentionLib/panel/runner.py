@@ -1,0 +1,264 @@
+"""Keeps the worker warm and gives it one job at a time: a state machine without Qt, the process handed in."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from dataclasses import replace
+from typing import Any, Callable, Dict, Optional, Protocol
+
+from ..messages import ENDINGS, Event, Job, LineBuffer, decode_event, encode
+from .signals import Signal
+
+Listener = Callable[[Event], None]
+Later = Callable[[int, Callable[[], None]], None]
+"""Calls a function after so many milliseconds, without blocking."""
+
+PATIENCE_MS = 2000
+"""How long a cancelled job may take to stop by itself, then to terminate, before it is killed."""
+
+
+class Process(Protocol):
+    """A process whose three streams are at hand; in 3D Slicer a ``qt.QProcess``.
+
+    The runner sets the three callbacks before it calls ``start``. ``on_ended`` is called once, with the exit code
+    and whether the process crashed or could not be started.
+    """
+
+    on_output: Callable[[bytes], None]
+    on_log: Callable[[bytes], None]
+    on_ended: Callable[[int, bool], None]
+
+    def start(self) -> None:
+        """Start, without waiting."""
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for its standard input."""
+
+    def close_input(self) -> None:
+        """End its standard input; the worker then ends by itself."""
+
+    def terminate(self) -> None:
+        """Ask the system to end it."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def wait(self, milliseconds: int) -> bool:
+        """Block until it has ended; False if it has not by then."""
+
+
+class State(enum.Enum):
+    """Where the worker is."""
+
+    OFF = "off"
+    STARTING = "starting"
+    READY = "ready"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+
+
+class BusyError(RuntimeError):
+    """A job was submitted while another one runs."""
+
+
+class Runner:
+    """One worker process, started when it is first needed, kept warm, started again after a crash.
+
+    Every job ends with exactly one event of ``ENDINGS``, whatever happens to the process.
+
+    Attributes
+    ----------
+    state : State
+    trouble : Event, optional
+        Why the worker could not start, such as a missing package (its ``name``); None once it could.
+    changed : Signal
+        Emitted without arguments whenever ``state`` or ``trouble`` changed.
+    logged : Signal
+        Emitted with each line that the worker wrote to its log.
+    """
+
+    def __init__(self, new_process: Callable[[], Process], later: Later) -> None:
+        self.state = State.OFF
+        self.trouble: Optional[Event] = None
+        self.changed, self.logged = Signal(), Signal()
+        self._new_process, self._later = new_process, later
+        self._process: Optional[Process] = None
+        self._job: Optional[Job] = None
+        self._listener: Listener = _ignore
+        self._questions: Dict[str, Listener] = {}
+        self._waiting: Dict[str, Dict[str, Any]] = {}
+        self._numbers = itertools.count(1)
+        self._stopping: Optional[Process] = None
+
+    # What others ask of it
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is under way, waiting for the worker to start included."""
+        return self._job is not None
+
+    def warm_up(self) -> None:
+        """Start the worker, if it does not run."""
+        if self._process is not None:
+            return
+        process = self._new_process()
+        lines, log = LineBuffer(), LineBuffer()
+        process.on_output = lambda chunk: self._read(process, lines.feed(chunk))
+        process.on_log = lambda chunk: self._log(log.feed(chunk))
+        process.on_ended = lambda code, crashed: self._ended(process, code, crashed)
+        self._process, self.trouble = process, None
+        self._enter(State.STARTING)
+        process.start()
+
+    def submit(self, job: Job, listener: Listener) -> None:
+        """Have a job done; the listener gets its events, the last of which is one of ``ENDINGS``.
+
+        Raises BusyError if another job is under way.
+        """
+        if self.busy:
+            raise BusyError("Another registration is under way; wait until it ends, or cancel it.")
+        self._job, self._listener = job, listener
+        if self.state is State.READY:
+            self._send_job()
+        else:
+            self.warm_up()
+            self.changed.emit()
+
+    def ask(self, command: str, listener: Listener, **more: Any) -> None:
+        """Put a question (``models``, ``device``) that the worker answers by one ``done`` or ``error``."""
+        name = f"{command}-{next(self._numbers)}"
+        self._questions[name] = listener
+        message = {"id": name, "command": command, **more}
+        if self._process is not None and self.state is not State.STARTING:
+            self._process.write(encode(message))
+        else:
+            self._waiting[name] = message
+            self.warm_up()
+
+    def cancel(self) -> None:
+        """Stop the job: ask, terminate after 2 s, kill after 2 more; its ending event says ``cancelled``."""
+        if self._job is None or self.state is State.CANCELLING:
+            return
+        if self.state is State.STARTING or self._process is None:
+            self._finish(Event("cancelled", self._job.id))
+            return
+        job, process = self._job, self._process
+        process.write(encode({"id": job.id, "command": "cancel"}))
+        self._enter(State.CANCELLING)
+        self._later(PATIENCE_MS, lambda: self._insist(job, process))
+
+    def shutdown(self) -> None:
+        """End the worker, and wait until it touches no file any more; a job that runs ends as ``cancelled``."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.write(encode({"command": "shutdown"}))
+            process.close_input()
+            if not process.wait(PATIENCE_MS):
+                process.kill()
+        self._questions.clear()
+        self._waiting.clear()
+        self._enter(State.OFF)
+        if self._job is not None:
+            self._finish(Event("cancelled", self._job.id))
+
+    # What the process does
+
+    def _read(self, process: Process, lines: list[bytes]) -> None:
+        for line in lines:
+            event = decode_event(line)
+            if event is not None and process is self._process:
+                self._heard(event)
+
+    def _heard(self, event: Event) -> None:
+        if event.event == "ready":
+            self._ready()
+        elif event.id is None:
+            self._spoken_to_all(event)
+        elif event.id in self._questions:
+            self._questions.pop(event.id)(event)
+        elif self._job is not None and event.id == self._job.id:
+            self._finish(event) if event.event in ENDINGS else self._listener(event)
+
+    def _ready(self) -> None:
+        self._enter(State.READY)
+        for message in self._waiting.values():
+            self._write(message)
+        self._waiting.clear()
+        if self._job is not None:
+            self._send_job()
+
+    def _spoken_to_all(self, event: Event) -> None:
+        if event.event == "error":
+            self.trouble = event
+            self.changed.emit()
+
+    def _ended(self, process: Process, code: int, crashed: bool) -> None:
+        if process is not self._process:
+            return
+        self._process, was = None, self.state
+        self._waiting.clear()
+        self._questions.clear()
+        if self.trouble is None and was is not State.CANCELLING:
+            self.trouble = _ended_event(was, code, crashed)
+        self._enter(State.OFF)
+        if self._job is not None:
+            self._finish(self._last_event(self._job, was))
+        # Not after a failed start: it would fail again, and again.
+        if was in (State.RUNNING, State.CANCELLING):
+            self.warm_up()
+
+    def _last_event(self, job: Job, was: State) -> Event:
+        if was is State.CANCELLING or self.trouble is None:
+            return Event("cancelled", job.id)
+        return replace(self.trouble, id=job.id)
+
+    def _log(self, lines: list[bytes]) -> None:
+        for line in lines:
+            self.logged.emit(line.decode("utf-8", errors="replace").rstrip("\r"))
+
+    # Steps
+
+    def _send_job(self) -> None:
+        assert self._job is not None
+        self._write(self._job.command())
+        self._enter(State.RUNNING)
+
+    def _write(self, message: Dict[str, Any]) -> None:
+        assert self._process is not None
+        self._process.write(encode(message))
+
+    def _finish(self, event: Event) -> None:
+        """Forget the job before its listener hears the end, so that it may submit the next one."""
+        listener, self._job, self._listener = self._listener, None, _ignore
+        if self.state in (State.RUNNING, State.CANCELLING):
+            self._enter(State.READY)
+        listener(event)
+        self.changed.emit()
+
+    def _insist(self, job: Job, process: Process) -> None:
+        if self._job is not job or self._process is not process:
+            return
+        if self._stopping is process:
+            process.kill()
+            return
+        self._stopping = process
+        process.terminate()
+        self._later(PATIENCE_MS, lambda: self._insist(job, process))
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self.changed.emit()
+
+
+def _ignore(event: Event) -> None:
+    """Nobody listens."""
+
+
+def _ended_event(was: State, code: int, crashed: bool) -> Event:
+    how = "crashed" if crashed else f"ended with exit code {code}"
+    if was is State.STARTING:
+        message = f"The process that registers could not start: it {how}. The log says more."
+        return Event("error", code="no-worker", message=message)
+    message = f"The process that registers {how}; it is started again. The log says more."
+    return Event("error", code="worker-ended", message=message)

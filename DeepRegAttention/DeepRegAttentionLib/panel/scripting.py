@@ -1,0 +1,129 @@
+"""Registration from Python inside 3D Slicer: two nodes in, the nodes of the result out."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Optional
+
+import qt
+import slicer
+
+from .. import messages, session
+from ..engine.errors import RegistrationError
+from ..scene.results import Result
+from .model_section import default_settings
+from .process import end_shared_runner, shared_runner
+from .registration import Registration, Registrations, Request
+
+Done = Callable[[Optional[Result], Optional[RegistrationError]], None]
+
+_shared: Optional[Registrations] = None
+
+
+def shared_registrations() -> Registrations:
+    """The registrations of this application."""
+    global _shared
+    if _shared is None:
+        _shared = Registrations(shared_runner(), slicer.mrmlScene, qt.QTimer.singleShot)
+    return _shared
+
+
+def end_shared() -> None:
+    """Let go of them and of the worker: this package is about to be loaded anew."""
+    global _shared
+    if _shared is not None:
+        _shared.end()
+        _shared = None
+    end_shared_runner()
+
+
+def register(
+    registrations: Registrations,
+    fixedNode: slicer.vtkMRMLScalarVolumeNode,
+    movingNode: slicer.vtkMRMLScalarVolumeNode,
+    *,
+    fixed_mask: Optional[slicer.vtkMRMLNode] = None,
+    moving_mask: Optional[slicer.vtkMRMLNode] = None,
+    initial_transform: Optional[slicer.vtkMRMLTransformNode] = None,
+    regularization_map: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
+    fixed_landmarks: Optional[slicer.vtkMRMLMarkupsNode] = None,
+    moving_landmarks: Optional[slicer.vtkMRMLMarkupsNode] = None,
+    labels: Optional[slicer.vtkMRMLNode] = None,
+    fixed_labels: Optional[slicer.vtkMRMLNode] = None,
+    preset: str = "balanced",
+    outputs: Optional[session.Outputs] = None,
+    wait: bool = True,
+    done: Optional[Done] = None,
+    progress: Optional[Callable[[messages.Event], None]] = None,
+    **options: Any,
+) -> Any:
+    """Register a moving to a fixed volume; the window answers meanwhile.
+
+    Parameters
+    ----------
+    registrations : Registrations
+        Where it takes its turn.
+    fixedNode, movingNode : vtkMRMLScalarVolumeNode
+        Transforms that they are under count.
+    fixed_mask, moving_mask, labels, fixed_labels : label map or segmentation node, optional
+        Where the volumes count; structures of the moving and of the fixed volume.
+    initial_transform, regularization_map, fixed_landmarks, moving_landmarks : node, optional
+        As in the panel.
+    preset : {"fast", "balanced", "accurate"}
+        How much time to take.
+    outputs : Outputs, optional
+        Which nodes are wanted; all by default.
+    wait : bool
+        True returns the result once it is there; False returns at once.
+    done : callable, optional
+        Called with the result and None, or None and the error.
+    progress : callable, optional
+        Called with each event of the worker.
+    **options
+        ``model``, ``refine``, ``similarity``, ... as in ``RegistrationOptions``; they win over the preset.
+
+    Returns
+    -------
+    Result or Registration
+        The nodes (``wait=True``), or what is under way, which can be cancelled.
+
+    Raises
+    ------
+    RegistrationError
+        One of its kinds, with a sentence that says what is wrong.
+    """
+    given = {
+        "fixed": fixedNode,
+        "moving": movingNode,
+        "fixed_mask": fixed_mask,
+        "moving_mask": moving_mask,
+        "initial_transform": initial_transform,
+        "regularization_map": regularization_map,
+        "fixed_landmarks": fixed_landmarks,
+        "moving_landmarks": moving_landmarks,
+        "labels": labels,
+        "fixed_labels": fixed_labels,
+    }
+    nodes = {name: node for name, node in given.items() if node is not None}
+    request = Request(nodes, default_settings(preset, options), outputs or session.Outputs())
+    registration = registrations.start(request, lambda started: _connect(started, done, progress))
+    return _wait(registration) if wait else registration
+
+
+def _connect(
+    registration: Registration, done: Optional[Done], progress: Optional[Callable[[messages.Event], None]]
+) -> None:
+    if done is not None:
+        registration.ended.connect(lambda ended: done(ended.result, ended.error))
+    if progress is not None:
+        registration.progressed.connect(progress)
+
+
+def _wait(registration: Registration) -> Result:
+    while not registration.has_ended:
+        slicer.app.processEvents()
+        time.sleep(0.01)
+    if registration.error is not None:
+        raise registration.error
+    assert registration.result is not None
+    return registration.result

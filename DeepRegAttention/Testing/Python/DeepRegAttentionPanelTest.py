@@ -1,0 +1,364 @@
+"""The panel, clicked through in a real 3D Slicer: register the sample pair, inspect, judge, save, cancel, close."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import slicer
+from DeepRegAttentionSelfTesting import (
+    JOB_S,
+    START_S,
+    blob_volume,
+    files_left,
+    moved,
+    open_panel,
+    say,
+    settle,
+    wait_until,
+)
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
+
+
+class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
+    """Each test starts with an empty scene and the panel open."""
+
+    def setUp(self) -> None:
+        slicer.mrmlScene.Clear()
+        self.panel = open_panel()
+        self.ui = self.panel.ui
+        say("the worker starts, with torch")
+        runner = self.panel._runner
+        wait_until(lambda: runner.state.value == "ready" or runner.trouble, "the worker is ready", START_S)
+        self.assertIsNone(runner.trouble)
+
+    def start(self, preset: int = 0) -> None:
+        """Load the sample pair through its button, choose a preset, click Register."""
+        self.ui.sampleButton.click()
+        self.ui.presetSelector.setCurrentIndex(preset)
+        self.ui.presetSelector.activated(preset)
+        self.assertEqual(self.ui.registerButton.text, "Register")
+        self.ui.registerButton.click()
+        self.assertEqual(self.ui.registerButton.text, "Cancel")
+
+    @property
+    def under_way(self) -> bool:
+        return self.panel._registrations.current is not None
+
+    def test_what_is_missing_is_said_by_the_button(self) -> None:
+        say("an empty scene")
+        self.assertFalse(self.ui.registerButton.enabled)
+        self.assertEqual(self.ui.registerButton.text, "Choose a fixed volume")
+        self.ui.sampleButton.click()
+        self.ui.movingSelector.setCurrentNode(self.ui.fixedSelector.currentNode())
+        self.assertEqual(self.ui.registerButton.text, "Fixed and moving must be two different volumes")
+        self.assertFalse(self.ui.registerButton.enabled)
+
+    def test_register_inspect_judge_save_and_load(self) -> None:
+        self.start()
+        say("it runs; the window answers")
+        longest = wait_until(lambda: not self.under_way, "the registration ends", JOB_S)
+        say(f"the longest time without an answer: {longest:.2f} s")
+        result = self.panel._inspect.result
+        self.assertIsNotNone(result, self.ui.logText.plainText)
+        self._check_nodes(result)
+        self._check_direction(result)
+        self._check_overlays(result)
+        self._check_comparison(result)
+        self._check_deformation(result)
+        self._check_judge(result)
+        self._check_saved(result)
+        self.assertEqual(files_left(), [])
+
+    def _check_nodes(self, result) -> None:
+        say("the nodes are there, named after their inputs, in one folder")
+        self.assertEqual(result.warped.GetName(), "Colin27 warped to ICBM152")
+        self.assertIsNotNone(result.transform)
+        self.assertIsNotNone(result.inverse)
+        self.assertLessEqual({"jacobian", "driving_force", "attention"}, set(result.maps))
+        hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+        for node in (result.warped, result.transform, result.maps["jacobian"]):
+            self.assertEqual(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)), result.folder)
+        similarity = result.metrics["similarity"]
+        self.assertGreater(similarity["after"]["ncc"], similarity["before"]["ncc"] + 0.03)
+
+    def _check_direction(self, result) -> None:
+        say("the moving volume, put under the transform, becomes the warped one")
+        copy = slicer.modules.volumes.logic().CloneVolume(slicer.mrmlScene, result.moving, "copy")
+        copy.SetAndObserveTransformNodeID(result.transform.GetID())
+        self.assertTrue(slicer.vtkSlicerTransformLogic.hardenTransform(copy))
+        seen, wanted = self._at_same_places(copy, result.warped)
+        slicer.mrmlScene.RemoveNode(copy)
+        self.assertGreater(_correlation(seen, wanted), 0.99)
+
+    def _at_same_places(self, volume, reference):
+        """Values of two volumes at points of the second one."""
+        import numpy as np
+
+        step = slice(20, -20, 7)
+        grid = np.stack(
+            np.meshgrid(*[np.arange(n) for n in slicer.util.arrayFromVolume(reference).shape], indexing="ij")
+        )
+        index = grid[:, step, step, step].reshape(3, -1)
+        to_world = slicer.util.arrayFromVTKMatrix(_matrix(reference, "IJKToRAS"))
+        to_voxel = slicer.util.arrayFromVTKMatrix(_matrix(volume, "RASToIJK"))
+        world = to_world @ np.vstack([index[::-1], np.ones(index.shape[1])])
+        there = np.rint((to_voxel @ world)[2::-1]).astype(int)
+        array = slicer.util.arrayFromVolume(volume)
+        inside = np.all((there >= 0) & (there < np.array(array.shape)[:, None]), axis=0)
+        values = slicer.util.arrayFromVolume(reference)[tuple(index[:, inside])]
+        return array[tuple(there[:, inside])], values
+
+    def _check_overlays(self, result) -> None:
+        say("each overlay is in the slice views, with its legend")
+        composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+        values = [self.ui.overlaySelector.itemData(n) for n in range(self.ui.overlaySelector.count)]
+        self.assertEqual(values[0], "none")
+        self.assertGreater(len(values), 4)
+        for index, name in enumerate(values[1:], 1):
+            self.ui.overlaySelector.setCurrentIndex(index)
+            settle(0.1)
+            self.assertEqual(composite.GetForegroundVolumeID(), result.maps[name].GetID(), name)
+        self.ui.opacitySlider.value = 0.8
+        self.assertAlmostEqual(composite.GetForegroundOpacity(), 0.8)
+        self.ui.thresholdCheckBox.checked = True
+        self.ui.thresholdRange.setValues(0.2, 0.3)
+        display = result.maps[values[-1]].GetDisplayNode()
+        self.assertTrue(display.GetApplyThreshold())
+        self.assertAlmostEqual(display.GetLowerThreshold(), 0.2, delta=0.01)
+        self.ui.thresholdCheckBox.checked = False
+        self.ui.overlaySelector.setCurrentIndex(0)
+        self.assertEqual(composite.GetForegroundVolumeID(), result.warped.GetID())
+
+    def _check_comparison(self, result) -> None:
+        say("blend, swipe, checkerboard; before and after; side by side")
+        composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+        for value in ("swipe", "checkerboard"):
+            self.ui.comparisonSelector.setCurrentIndex(self.ui.comparisonSelector.findData(value))
+            shown = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID())
+            self.assertNotIn(shown, (result.fixed, result.moving, result.warped))
+        self.ui.comparisonSelector.setCurrentIndex(self.ui.comparisonSelector.findData("blend"))
+        self.assertEqual(composite.GetBackgroundVolumeID(), result.fixed.GetID())
+        self.ui.beforeButton.click()
+        self.assertNotEqual(composite.GetForegroundVolumeID(), result.warped.GetID())
+        self.ui.beforeButton.click()
+        self.assertEqual(composite.GetForegroundVolumeID(), result.warped.GetID())
+        self._check_comparison_under_an_overlay(result, composite)
+        before = slicer.app.layoutManager().layout
+        self.ui.layoutButton.click()
+        settle()
+        from DeepRegAttentionLib.scene.layouts import COMPARISON_LAYOUT
+
+        self.assertEqual(slicer.app.layoutManager().layout, COMPARISON_LAYOUT)
+        self._check_layout(result)
+        self.ui.layoutButton.click()
+        self.assertEqual(slicer.app.layoutManager().layout, before)
+
+    def _check_comparison_under_an_overlay(self, result, composite) -> None:
+        say("with an overlay on top, the comparison goes on below it")
+        self.ui.overlaySelector.setCurrentIndex(self.ui.overlaySelector.findData("jacobian"))
+
+        def below():
+            self.assertEqual(composite.GetForegroundVolumeID(), result.maps["jacobian"].GetID())
+            node = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID())
+            return slicer.util.arrayFromVolume(node)[90, 60:160:9, 60:120:9].astype(float)
+
+        pictures = [below()]
+        self.ui.beforeButton.click()
+        pictures.append(below())
+        self.ui.amountSlider.value = 0.9
+        pictures.append(below())
+        self.ui.comparisonSelector.setCurrentIndex(self.ui.comparisonSelector.findData("swipe"))
+        pictures.append(below())
+        for one, other in zip(pictures, pictures[1:]):
+            self.assertGreater(abs(one - other).max(), 5)
+        self.ui.beforeButton.click()
+        self.ui.comparisonSelector.setCurrentIndex(self.ui.comparisonSelector.findData("blend"))
+        self.ui.amountSlider.value = 1.0
+        self.assertEqual(composite.GetBackgroundVolumeID(), result.warped.GetID())
+        self.ui.amountSlider.value = 0.5
+        self.ui.overlaySelector.setCurrentIndex(0)
+        self.assertEqual(composite.GetForegroundVolumeID(), result.warped.GetID())
+
+    def _check_layout(self, result) -> None:
+        say("the view of the layout shows the Jacobian, then the overlay that is chosen")
+        composite = slicer.app.layoutManager().sliceWidget("DeepRegOverlay").mrmlSliceCompositeNode()
+        self.assertEqual(composite.GetForegroundVolumeID(), result.maps["jacobian"].GetID())
+        self.ui.overlaySelector.setCurrentIndex(self.ui.overlaySelector.findData("attention"))
+        self.assertEqual(composite.GetForegroundVolumeID(), result.maps["attention"].GetID())
+        self.ui.opacitySlider.value = 0.3
+        self.assertAlmostEqual(composite.GetForegroundOpacity(), 0.3)
+        self.ui.overlaySelector.setCurrentIndex(0)
+        self.assertEqual(composite.GetForegroundVolumeID(), result.maps["jacobian"].GetID())
+
+    def _check_deformation(self, result) -> None:
+        say("the deformation is drawn as grid, arrows, contours, and as force")
+        for value in ("grid", "arrows", "contours", "force"):
+            self.ui.deformationSelector.setCurrentIndex(self.ui.deformationSelector.findData(value))
+            settle(0.1)
+            nodes = slicer.util.getNodesByClass("vtkMRMLTransformDisplayNode")
+            self.assertTrue(any(node.GetVisibility() and node.GetVisibility2D() for node in nodes), value)
+        self.ui.deformationSelector.setCurrentIndex(0)
+        nodes = slicer.util.getNodesByClass("vtkMRMLTransformDisplayNode")
+        self.assertFalse(any(node.GetVisibility() and node.GetVisibility2D() for node in nodes))
+
+    def _check_judge(self, result) -> None:
+        say("the tables, a plot, the export")
+        self.assertIn("similarity", result.tables)
+        self.assertIn("deformation", result.tables)
+        self.ui.histogramButton.click()
+        settle()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "measures.csv"
+            self.panel._judge.export(str(path))
+            self.assertGreater(len(path.read_text(encoding="utf-8").splitlines()), 3)
+
+    def _check_saved(self, result) -> None:
+        say("saved with the scene, and restored from it")
+        overlay = self.ui.overlaySelector.findData("jacobian")
+        self.ui.overlaySelector.setCurrentIndex(overlay)
+        names = (result.name, sorted(result.maps))
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "scene.mrb")
+            self.assertTrue(slicer.util.saveScene(path))
+            slicer.mrmlScene.Clear()
+            settle()
+            self.assertIsNone(self.panel._inspect.result)
+            self.assertEqual(self.ui.registerButton.text, "Choose a fixed volume")
+            self.assertTrue(slicer.util.loadScene(path))
+        settle()
+        found = self.panel._inspect.result
+        self.assertEqual((found.name, sorted(found.maps)), names)
+        self.assertEqual(self.ui.fixedSelector.currentNode().GetName(), "ICBM152")
+        self.assertEqual(self.panel.parameters.overlay, "jacobian")
+        self.assertEqual(self.ui.overlaySelector.itemData(self.ui.overlaySelector.currentIndex), "jacobian")
+
+    def test_guidance_reaches_the_registration(self) -> None:
+        import numpy as np
+
+        say("segmentations as masks and structures, an initial transform, a regularization map")
+        shift = 40.0
+        fixed, moving = blob_volume("Still"), blob_volume("Far", 6.0)
+        far = _translation("Far away", shift)
+        moving.SetAndObserveTransformNodeID(far.GetID())
+        self.assertTrue(slicer.vtkSlicerTransformLogic.hardenTransform(moving))
+        far.Inverse()
+        segmentations = [_segmentation(volume) for volume in (fixed, moving)]
+        stiffness = slicer.modules.volumes.logic().CloneVolume(slicer.mrmlScene, fixed, "stiffness")
+        slicer.util.updateVolumeFromArray(stiffness, np.full_like(slicer.util.arrayFromVolume(fixed), 0.5))
+        chosen = {
+            "fixed": fixed, "moving": moving, "fixedMask": segmentations[0], "movingMask": segmentations[1],
+            "initialTransform": far, "regularizationMap": stiffness,
+            "fixedLabels": segmentations[0], "labels": segmentations[1],
+        }  # fmt: skip
+        for name, node in chosen.items():
+            getattr(self.ui, f"{name}Selector").setCurrentNode(node)
+        self.ui.modelSelector.setCurrentIndex(self.ui.modelSelector.findData("none"))
+        self.ui.prealignSelector.setCurrentIndex(self.ui.prealignSelector.findData("none"))
+        self.ui.refineSpinBox.value = 40
+        self.ui.keepFilesCheckBox.checked = True
+        seen = []
+        self.ui.registerButton.click()
+        current = self.panel._registrations.current
+        self.assertIsNotNone(current, self.ui.statusLabel.text)
+        current.watched.connect(lambda: seen.append(current.preview.GetName()))
+        wait_until(lambda: not self.under_way, "the registration ends", JOB_S)
+        result = self.panel._inspect.result
+        self.assertIsNotNone(result, self.ui.logText.plainText)
+        self.assertEqual(set(seen), {"Far (being refined)"})
+        say("everything was handed over; the files were kept")
+        written = {path.name.split(".")[0] for path in current.folder.glob("*.*")}
+        shutil.rmtree(current.folder)
+        given = {"fixed_mask", "moving_mask", "initial_transform", "regularization_map", "fixed_labels", "labels"}
+        self.assertLessEqual(given, written)
+        self._check_guided(result, np.array([shift + 6.0, 0, 0]))
+
+    def _check_guided(self, result, offset) -> None:
+        import numpy as np
+
+        say("without the initial transform the objects would not meet")
+        bounds = np.zeros(6)
+        result.fixed.GetRASBounds(bounds)
+        centre = (bounds[::2] + bounds[1::2]) / 2
+        np.testing.assert_allclose(moved(result.transform, tuple(centre + offset)), centre, atol=2.0)
+        say("the structures have their names, their table and their plot")
+        self.assertGreater(result.metrics["labels"]["after"]["mean_dice"], 0.9)
+        table = result.tables["structures"]
+        self.assertEqual(table.GetTable().GetValue(0, 0).ToString(), "core")
+        self.ui.tableSelector.setCurrentIndex(self.ui.tableSelector.findData("structures"))
+        self.ui.tableSelector.activated(self.ui.tableSelector.currentIndex)
+        self.assertIs(self.ui.measuresTable.mrmlTableNode(), table)
+        self.assertTrue(self.ui.diceButton.enabled)
+        self.ui.diceButton.click()
+        shown = slicer.app.layoutManager().plotWidget(0).mrmlPlotViewNode().GetPlotChartNode()
+        self.assertIs(shown, result.plots["dice"])
+
+    def test_cancel(self) -> None:
+        self.start(preset=2)
+        say("cancel after a second")
+        settle(1.0)
+        self.ui.registerButton.click()
+        wait_until(lambda: not self.under_way, "it is cancelled", 20)
+        self.assertIsNone(self.panel._inspect.result)
+        self.assertEqual(files_left(), [])
+        say("and again, from the worker that is warm or was started again")
+        wait_until(lambda: self.ui.registerButton.text == "Register", "it can start again", 20)
+
+    def test_the_scene_closes_meanwhile(self) -> None:
+        self.start(preset=2)
+        settle(1.0)
+        say("the scene closes while it runs")
+        slicer.mrmlScene.Clear()
+        wait_until(lambda: not self.under_way, "the job is dropped", 20)
+        settle()
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"), [])
+        self.assertEqual(files_left(), [])
+        self.assertEqual(self.ui.registerButton.text, "Choose a fixed volume")
+
+    def test_a_crash_is_said_and_survived(self) -> None:
+        self.start(preset=2)
+        settle(0.5)
+        say("the worker is killed")
+        self.panel._runner._process.kill()
+        wait_until(lambda: not self.under_way, "the crash is noticed", 20)
+        self.assertIn("crashed", self.ui.statusLabel.text)
+        runner = self.panel._runner
+        wait_until(lambda: runner.state.value == "ready", "the worker is started again", START_S)
+
+
+def _translation(name: str, right_mm: float) -> slicer.vtkMRMLTransformNode:
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, right_mm)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+    node.SetMatrixTransformToParent(matrix)
+    return node
+
+
+def _segmentation(volume) -> slicer.vtkMRMLSegmentationNode:
+    """The bright part of a volume as a segment."""
+    import numpy as np
+
+    labels = slicer.modules.volumes.logic().CreateAndAddLabelVolume(slicer.mrmlScene, volume, "labels")
+    slicer.util.updateVolumeFromArray(labels, (slicer.util.arrayFromVolume(volume) > 30).astype(np.int16))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{volume.GetName()} segments")
+    slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(labels, node)
+    node.GetSegmentation().GetNthSegment(0).SetName("core")
+    slicer.mrmlScene.RemoveNode(labels)
+    return node
+
+
+def _matrix(volume, which: str):
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    getattr(volume, f"Get{which}Matrix")(matrix)
+    return matrix
+
+
+def _correlation(a, b) -> float:
+    import numpy as np
+
+    return float(np.corrcoef(a.astype(float), b.astype(float))[0, 1])
