@@ -197,7 +197,9 @@ def elastix(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         images = [itk.imread(path, itk.F) for path in _written(folder, fixed, moving)]
         _, found = itk.elastix_registration_method(*images, parameter_object=parameters, log_to_console=False)
-        itk.imwrite(itk.transformix_deformation_field(images[1], found), f"{folder}/field.nrrd")
+        itk.imwrite(
+            itk.transformix_deformation_field(images[1], found, output_directory=folder), f"{folder}/field.nrrd"
+        )
         return _by_field(sitk.ReadImage(f"{folder}/field.nrrd"))
 
 
