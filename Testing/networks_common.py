@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Dict
 
 import torch
-from DeepRegAttentionLib.engine.fields import smooth
+from DeepRegAttentionLib.engine.fields import jacobian_determinant, smooth, warp
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.networks import build_network
+from DeepRegAttentionLib.engine.similarity import lncc
 from DeepRegAttentionLib.training.cases import find_cases
 from DeepRegAttentionLib.training.data import PairDataset
 from DeepRegAttentionLib.training.objective import objective
@@ -47,6 +48,18 @@ def train(network: nn.Module, batch: Dict[str, Tensor], weights: LossWeights, st
         optimiser.zero_grad()
         terms["total"].backward()
         optimiser.step()
+
+
+def check_learning(network: nn.Module, data_folder: Path, steps: int) -> None:
+    """So many steps on a real pair make the images alike, without a fold."""
+    batch = hippocampus_pair(data_folder)
+    train(network, batch, LossWeights(diffusion=0.2), steps)
+    with torch.no_grad():
+        output = network(batch["fixed"], batch["moving"])
+    before = float(lncc(batch["fixed"], batch["moving"]))
+    after = float(lncc(batch["fixed"], warp(batch["moving"], output.displacement)))
+    assert after < before - 0.15
+    assert float(jacobian_determinant(output.displacement).min()) > 0
 
 
 def shift_error(network: nn.Module, shift: int) -> float:

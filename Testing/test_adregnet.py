@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from DeepRegAttentionLib.engine.errors import ModelError
-from DeepRegAttentionLib.engine.fields import exponentiate, jacobian_determinant, resize_field, warp
+from DeepRegAttentionLib.engine.fields import exponentiate, resize_field
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.networks.adregnet import FieldFusion
-from DeepRegAttentionLib.engine.similarity import lncc
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from networks_common import hippocampus_pair, shift_error, small_network, texture, train
+from networks_common import check_learning, shift_error, small_network, texture
 
 
 def test_shapes_coarse_to_fine():
@@ -83,12 +82,4 @@ def test_shifted_images_give_the_shifted_field():
 
 
 def test_learns_a_real_pair_without_folds(data_folder):
-    batch = hippocampus_pair(data_folder)
-    network = small_network("adregnet")
-    train(network, batch, LossWeights(diffusion=0.2), steps=25)
-    with torch.no_grad():
-        output = network(batch["fixed"], batch["moving"])
-    before = float(lncc(batch["fixed"], batch["moving"]))
-    after = float(lncc(batch["fixed"], warp(batch["moving"], output.displacement)))
-    assert after < before - 0.15
-    assert float(jacobian_determinant(output.displacement).min()) > 0
+    check_learning(small_network("adregnet"), data_folder, steps=25)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DeepRegAttentionLib.engine.fields import jacobian_determinant, warp
+from DeepRegAttentionLib.engine.fields import warp
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.networks.drivenmorph import Comparison, NeuralDemons, force_agreement, total_force
-from DeepRegAttentionLib.engine.similarity import lncc
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from networks_common import hippocampus_pair, shift_error, small_network, texture, train
+from networks_common import check_learning, shift_error, small_network, texture, train
 
 
 def comparison_of(fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor) -> Comparison:
@@ -104,12 +103,4 @@ def test_shifted_images_give_the_shifted_field():
 
 
 def test_learns_a_real_pair_without_folds(data_folder):
-    batch = hippocampus_pair(data_folder)
-    network = small_network("drivenmorph")
-    train(network, batch, LossWeights(diffusion=0.2), steps=20)
-    with torch.no_grad():
-        output = network(batch["fixed"], batch["moving"])
-    before = float(lncc(batch["fixed"], batch["moving"]))
-    after = float(lncc(batch["fixed"], warp(batch["moving"], output.displacement)))
-    assert after < before - 0.15
-    assert float(jacobian_determinant(output.displacement).min()) > 0
+    check_learning(small_network("drivenmorph"), data_folder, steps=20)
