@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Generator, Iterator, List, Optional, Sequence, Union
+from typing import Any, Dict, Generator, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,7 +19,17 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from ..engine.errors import DimensionError, ImageError, LabelError, LandmarkError, OutputError
 from ..engine.landmarks import Landmarks, require_pairs, write_landmarks
 from ..messages import Inputs
-from .nodes import LPS_TO_RAS, array_image, array_matrix, image_array, matrix_array, remove_node, voxel_to_world, voxels
+from .nodes import (
+    LPS_TO_RAS,
+    array_image,
+    array_matrix,
+    finish,
+    image_array,
+    matrix_array,
+    remove_node,
+    voxel_to_world,
+    voxels,
+)
 from .transforms import parts, ras_to_lps
 
 LabelNode = Union["slicer.vtkMRMLScalarVolumeNode", "slicer.vtkMRMLSegmentationNode"]
@@ -29,7 +39,12 @@ LabelNode = Union["slicer.vtkMRMLScalarVolumeNode", "slicer.vtkMRMLSegmentationN
 _FIELD_POINTS = 2_000_000
 
 
-def write_inputs(
+def write_inputs(*arguments: Any, **named: Any) -> Inputs:
+    """:func:`write_steps` in one go: arguments, errors and files are the same."""
+    return finish(write_steps(*arguments, **named))
+
+
+def write_steps(
     folder: Union[str, Path],
     fixed: slicer.vtkMRMLScalarVolumeNode,
     moving: slicer.vtkMRMLScalarVolumeNode,
@@ -41,8 +56,11 @@ def write_inputs(
     moving_landmarks: Optional[slicer.vtkMRMLMarkupsNode] = None,
     labels: Optional[LabelNode] = None,
     fixed_labels: Optional[LabelNode] = None,
-) -> Inputs:
-    """Write everything that one registration reads; arguments are named as in :class:`~..messages.Inputs`.
+) -> Generator[str, None, Inputs]:
+    """Write everything that one registration reads, in steps of one file each, so that a GUI stays alive in between.
+
+    Yields the name of what comes next; the inputs are the generator's return value. Arguments are named as in
+    :class:`~..messages.Inputs`.
 
     Parameters
     ----------
@@ -67,33 +85,6 @@ def write_inputs(
         A node cannot be used; the sentence says which and why.
     OutputError
         The folder cannot be written.
-    """
-    nodes = (fixed_mask, moving_mask, initial_transform, regularization_map)
-    steps = write_steps(folder, fixed, moving, *nodes, fixed_landmarks, moving_landmarks, labels, fixed_labels)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
-def write_steps(
-    folder: Union[str, Path],
-    fixed: slicer.vtkMRMLScalarVolumeNode,
-    moving: slicer.vtkMRMLScalarVolumeNode,
-    fixed_mask: Optional[LabelNode] = None,
-    moving_mask: Optional[LabelNode] = None,
-    initial_transform: Optional[slicer.vtkMRMLTransformNode] = None,
-    regularization_map: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
-    fixed_landmarks: Optional[slicer.vtkMRMLMarkupsNode] = None,
-    moving_landmarks: Optional[slicer.vtkMRMLMarkupsNode] = None,
-    labels: Optional[LabelNode] = None,
-    fixed_labels: Optional[LabelNode] = None,
-) -> Generator[str, None, Inputs]:
-    """:func:`write_inputs` in steps, one file each, so that a GUI stays alive in between.
-
-    Yields the name of what comes next; the inputs are the generator's return value. Arguments and errors are those
-    of :func:`write_inputs`.
     """
     folder = Path(folder)
     files: Dict[str, str] = {}

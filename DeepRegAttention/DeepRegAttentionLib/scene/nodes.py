@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import Any, Generator, Optional, TypeVar
 
 import numpy as np
 import slicer
@@ -15,6 +15,18 @@ from ..engine.errors import EmptyImageError, ImageError, UnreadableFileError
 _SPATIAL = slicer.vtkMRMLVolumeNode.VoxelVectorTypeSpatial
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Turns points from the one system to the other; its own inverse."""
+
+
+_Value = TypeVar("_Value")
+
+
+def finish(steps: Generator[Any, None, _Value]) -> _Value:
+    """Go through all steps at once; returns what they return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def add_node(scene: slicer.vtkMRMLScene, kind: str, name: str) -> slicer.vtkMRMLNode:

@@ -79,12 +79,6 @@ def value_range(result: Result, name: str) -> Tuple[float, float]:
     return float(low), float(high)
 
 
-def shown_range(result: Result, name: str) -> Tuple[float, float]:
-    """The values at the ends of a map's colours."""
-    display = result.maps[name].GetDisplayNode()
-    return float(display.GetWindowLevelMin()), float(display.GetWindowLevelMax())
-
-
 def style_map(node: slicer.vtkMRMLVolumeNode, name: str) -> None:
     """Give the volume of a map its colours, over the range of its values; vectors are shown by their lengths."""
     sample = _sample(node)

@@ -18,6 +18,7 @@ from .judge import make_plots, make_tables
 from .nodes import (
     add_node,
     copy_window,
+    finish,
     folder_of,
     new_folder,
     put_into_folder,
@@ -139,7 +140,12 @@ def prepare_scene(scene: slicer.vtkMRMLScene) -> None:
     scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
 
 
-def load_result(
+def load_result(*arguments: Any, **named: Any) -> Result:
+    """:func:`load_steps` in one go: arguments, errors and nodes are the same."""
+    return finish(load_steps(*arguments, **named))
+
+
+def load_steps(
     scene: slicer.vtkMRMLScene,
     folder: Union[str, Path],
     fixed: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
@@ -147,8 +153,11 @@ def load_result(
     wanted: Optional[Wanted] = None,
     name: Optional[str] = None,
     label_names: Optional[Mapping[int, str]] = None,
-) -> Result:
-    """Make the nodes of a result folder; the folder may be deleted afterwards.
+) -> Generator[str, None, Result]:
+    """Make the nodes of a result folder in steps, one node each, so that a GUI stays alive in between.
+
+    Yields the name of what comes next; the result is the generator's return value: ``result = yield from …``, or
+    ``StopIteration.value``. The folder may be deleted afterwards.
 
     Parameters
     ----------
@@ -169,28 +178,6 @@ def load_result(
     ------
     UnreadableFileError
         The folder holds no result, or a file of it is damaged; no node stays behind.
-    """
-    steps = load_steps(scene, folder, fixed, moving, wanted, name, label_names)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
-def load_steps(
-    scene: slicer.vtkMRMLScene,
-    folder: Union[str, Path],
-    fixed: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
-    moving: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
-    wanted: Optional[Wanted] = None,
-    name: Optional[str] = None,
-    label_names: Optional[Mapping[int, str]] = None,
-) -> Generator[str, None, Result]:
-    """:func:`load_result` in steps, one node each, so that a GUI stays alive in between.
-
-    Yields the name of what comes next; the result is the generator's return value: ``result = yield from …``, or
-    ``StopIteration.value``. Arguments and errors are those of :func:`load_result`.
     """
     loader = _Loader(scene, Path(folder), fixed, moving, name, label_names or {})
     complete = False
