@@ -14,6 +14,9 @@ EVENTS = ("ready", "progress", "map", "warning", "done", "error", "cancelled")
 
 ENDINGS = ("done", "error", "cancelled")
 
+PATIENCE_S = 2.0
+"""How long a worker may take to obey, then to terminate, before whoever started it kills it."""
+
 STAGES = ("read", "prealign", "network", "refine", "warp", "maps", "measure", "write")
 """Of a job, in their order; a stage that a job does not need is left out."""
 

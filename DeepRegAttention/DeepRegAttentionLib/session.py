@@ -21,7 +21,6 @@ CUSTOM = "custom"
 """The preset of settings that match no shipped preset."""
 
 PRESETS = ("fast", "balanced", "accurate")
-TRANSFORMS = ("full", "grid", "none")
 SUFFIX = ".safetensors"
 
 _translator: List[Callable[[str], str]] = []

@@ -105,10 +105,10 @@ class Panel:
         parameters = self.parameters
         if parameters is None:
             return
-        fixed, moving = sample.load_pair(resource_folder("Samples").parent)
+        pair = sample.load_pair(resource_folder("Samples").parent)
         with slicer.util.NodeModify(parameters.parameterNode):
-            parameters.fixed, parameters.moving = fixed, moving
-        slicer.util.setSliceViewerLayers(background=fixed, foreground=moving, foregroundOpacity=0.5, fit=True)
+            parameters.fixed, parameters.moving = pair
+        sample.show_pair(pair)
 
     def toggle(self) -> None:
         """Register, or cancel what is under way."""

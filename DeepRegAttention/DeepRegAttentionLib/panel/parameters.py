@@ -32,6 +32,9 @@ else:
     Wrapper = object
 
 
+_SETTINGS, _OUTPUTS = session.Settings(), session.Outputs()
+
+
 @parameterNodeWrapper
 class Parameters(Wrapper):
     """Inputs, settings, outputs, and what is looked at; the names of the settings are those of ``Settings``."""
@@ -47,23 +50,23 @@ class Parameters(Wrapper):
     labels: Structures
     fixedLabels: Structures
 
-    model: str = session.AUTO
-    modelFile: str = ""
-    device: str = "auto"
-    precision: str = "auto"
-    prealign: str = "affine"
-    refine: int = 30
-    similarity: str = "lncc"
-    regularization: float = 0.0
-    landmarkWeight: float = 0.0
-    spacing: float = 0.0
+    model: str = _SETTINGS.model
+    modelFile: str = _SETTINGS.model_file
+    device: str = _SETTINGS.device
+    precision: str = _SETTINGS.precision
+    prealign: str = _SETTINGS.prealign
+    refine: int = _SETTINGS.refine
+    similarity: str = _SETTINGS.similarity
+    regularization: float = _SETTINGS.regularization
+    landmarkWeight: float = _SETTINGS.landmark_weight
+    spacing: float = _SETTINGS.spacing
 
-    wantTransform: str = "full"
-    wantWarped: bool = True
-    wantInverse: bool = True
-    wantMaps: bool = True
-    wantLabels: bool = True
-    wantMeasures: bool = True
+    wantTransform: str = _OUTPUTS.transform
+    wantWarped: bool = _OUTPUTS.warped
+    wantInverse: bool = _OUTPUTS.inverse
+    wantMaps: bool = _OUTPUTS.maps
+    wantLabels: bool = _OUTPUTS.labels
+    wantMeasures: bool = _OUTPUTS.measures
     watch: bool = True
     keepFiles: bool = False
 

@@ -7,15 +7,14 @@ import itertools
 from dataclasses import replace
 from typing import Any, Callable, Dict, Optional, Protocol
 
-from ..messages import ENDINGS, Event, Job, LineBuffer, decode_event, encode
+from ..messages import ENDINGS, PATIENCE_S, Event, Job, LineBuffer, decode_event, encode
 from .signals import Signal
 
 Listener = Callable[[Event], None]
 Later = Callable[[int, Callable[[], None]], None]
 """Calls a function after so many milliseconds, without blocking."""
 
-PATIENCE_MS = 2000
-"""How long a cancelled job may take to stop by itself, then to terminate, before it is killed."""
+PATIENCE_MS = int(1000 * PATIENCE_S)
 
 
 class Process(Protocol):

@@ -8,12 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any, AsyncIterator, Dict, Optional, Sequence
 
-from ..messages import ENDINGS, Event, Job, decode_event, encode
+from ..messages import ENDINGS, PATIENCE_S, Event, Job, decode_event, encode
 
 WORKER_COMMAND = (sys.executable, "-m", "DeepRegAttentionLib.worker")
-
-GRACE_S = 2.0
-"""How long a worker may take to obey before it is made to."""
 
 
 class Runner:
@@ -75,14 +72,14 @@ class Runner:
             del self._waiting[key]
 
     async def cancel(self, job_id: str) -> None:
-        """Stop a job: ask for it; after ``GRACE_S`` end the process, which the next job starts anew."""
+        """Stop a job: ask for it; after ``PATIENCE_S`` end the process, which the next job starts anew."""
         queue = self._waiting.get(job_id)
         if queue is None:
             return
         self._cancelled = job_id
         await self._send({"id": job_id, "command": "cancel"})
         for _ in range(20):
-            await asyncio.sleep(GRACE_S / 20)
+            await asyncio.sleep(PATIENCE_S / 20)
             if self._waiting.get(job_id) is not queue:
                 return
         await self._force_end()
@@ -95,7 +92,7 @@ class Runner:
         assert process.stdin is not None
         process.stdin.close()
         try:
-            await asyncio.wait_for(process.wait(), GRACE_S)
+            await asyncio.wait_for(process.wait(), PATIENCE_S)
         except asyncio.TimeoutError:
             await self._force_end()
 
@@ -105,7 +102,7 @@ class Runner:
             return
         process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), GRACE_S)
+            await asyncio.wait_for(process.wait(), PATIENCE_S)
         except asyncio.TimeoutError:
             process.kill()
             await process.wait()
