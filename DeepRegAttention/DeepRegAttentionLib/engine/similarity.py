@@ -109,6 +109,10 @@ def mind_ssc(fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None, dilat
     return masked_mean((mind_descriptor(fixed, dilation) - mind_descriptor(warped, dilation)).abs(), mask)
 
 
+MIND_CHANNELS = 12
+"""Pairs of neighbours at right angles."""
+
+
 def mind_descriptor(image: Tensor, dilation: int = 2, radius: int = 1) -> Tensor:
     """Self-similarity context (Heinrich et al., 2013): ``(N, 1, K, J, I)`` to ``(N, 12, K, J, I)`` in 0..1.
 

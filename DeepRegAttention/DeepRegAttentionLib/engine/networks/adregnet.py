@@ -109,15 +109,19 @@ class ADRegNet(RegistrationNetwork):
         Features per level, fine to coarse; each level halves the resolution.
     window : int
         Width of the windows of attention, voxels of their level.
+    self_similarity : bool
+        Whether the encoder sees self-similarity and not intensities, for images of different contrast.
     """
 
-    def __init__(self, channels: Sequence[int] = (8, 16, 32, 64), window: int = 4) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (8, 16, 32, 64), window: int = 4, self_similarity: bool = False
+    ) -> None:
         super().__init__()
         if len(channels) < 2 or window < 2:
             raise ValueError("it needs at least two levels and windows of at least two voxels")
         self.multiple = 2 ** (len(channels) - 1)
         self.feature_channels = tuple(channels)[::-1]
-        self.encoder = Encoder(channels)
+        self.encoder = Encoder(channels, self_similarity)
         windows: list[Optional[int]] = [None, *[window] * (len(channels) - 2)]
         attentions = [BidirectionalCrossAttention(c, w) for c, w in zip(self.feature_channels, windows)]
         self.levels = nn.ModuleList(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fields import resize
+from ..similarity import MIND_CHANNELS, mind_descriptor
 
 
 @dataclass
@@ -94,18 +95,29 @@ class ConvBlock(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """A feature pyramid: one image ``(N, 1, K, J, I)`` to features from fine to coarse, halving each time."""
+    """A feature pyramid: one image ``(N, 1, K, J, I)`` to features from fine to coarse, halving each time.
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    Parameters
+    ----------
+    channels : sequence of int
+        Features per level, fine to coarse.
+    self_similarity : bool
+        Whether it looks at how similar the places around each voxel are to each other (MIND-SSC) and not at the
+        intensities: hardly any of that depends on the contrast of the image.
+    """
+
+    def __init__(self, channels: Sequence[int], self_similarity: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Sequential(ConvBlock(1, channels[0]), ConvBlock(channels[0], channels[0]))
+        self.self_similarity = self_similarity
+        inputs = MIND_CHANNELS if self_similarity else 1
+        self.stem = nn.Sequential(ConvBlock(inputs, channels[0]), ConvBlock(channels[0], channels[0]))
         self.stages = nn.ModuleList(
             nn.Sequential(ConvBlock(a, b, stride=2), ConvBlock(b, b)) for a, b in zip(channels, channels[1:])
         )
 
     def forward(self, image: Tensor) -> List[Tensor]:
         """``(N, 1, K, J, I)`` to one ``(N, C_l, K / 2^l, J / 2^l, I / 2^l)`` per level."""
-        features = [self.stem(image)]
+        features = [self.stem(mind_descriptor(image) if self.self_similarity else image)]
         for stage in self.stages:
             features.append(stage(features[-1]))
         return features

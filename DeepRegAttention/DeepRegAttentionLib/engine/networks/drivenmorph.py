@@ -113,12 +113,16 @@ class DrivenMorph(RegistrationNetwork):
         Features per level, fine to coarse; each level halves the resolution.
     radius : int
         Half the neighbourhood of the local attentions.
+    self_similarity : bool
+        Whether the encoder sees self-similarity and not intensities, for images of different contrast.
     """
 
-    def __init__(self, channels: Sequence[int] = (8, 16, 32, 48), radius: int = 1) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (8, 16, 32, 48), radius: int = 1, self_similarity: bool = False
+    ) -> None:
         super().__init__()
         self.multiple = 2 ** (len(channels) - 1)
-        self.encoder = Encoder(channels)
+        self.encoder = Encoder(channels, self_similarity)
         self.feature_channels = tuple(channels)[::-1]
         self.comparisons = nn.ModuleList(
             DifferenceModel(c, radius, coarsest=n == 0) for n, c in enumerate(self.feature_channels)
