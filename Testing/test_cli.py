@@ -465,12 +465,23 @@ def test_warp_says_what_is_missing(case, tmp_path):
 
 def test_options_given_win_over_a_preset():
     preset = read_preset("accurate")
-    assert preset["refine"] > read_preset("balanced")["refine"] > read_preset("fast")["refine"] == 0
+    assert preset["refine"] > read_preset("fast")["refine"] == 0
+    assert read_options("balanced", {}).refine is None
+    assert read_options("balanced", {"refine": 7}).refine == 7
     options = read_options("accurate", {"refine": 7, "model": None})
     assert options.refine == 7
     assert options.model == RegistrationOptions().model
     assert read_options("accurate", {}).refine == preset["refine"]
     assert read_options(None, {}) == RegistrationOptions()
+
+
+@pytest.mark.parametrize(("model", "steps"), [("hippocampus-mr", 0), ("brain-t1-drivenmorph", 30)])
+def test_balanced_refines_as_much_as_the_model_recommends(model, steps, case, tmp_path):
+    arguments = ["--preset", "balanced", "--model", model, "--prealign", "none", "--spacing", 5, "--no-maps"]
+    outcome = call("register", case / "fixed.nii.gz", case / "moving.nii.gz", "-o", tmp_path, *arguments)
+    assert outcome.exit_code == 0, outcome.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["options"]["refine"], metrics["refinement_steps"]) == (None, steps)
 
 
 def test_all_shipped_presets_are_valid():

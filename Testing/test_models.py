@@ -27,6 +27,7 @@ from DeepRegAttentionLib.engine.models import (
     foreground_extent,
     list_models,
     load_model,
+    nearest_in_size,
     read_model_info,
     register_model,
     save_model,
@@ -50,6 +51,7 @@ def make_info(**changes) -> ModelInfo:
         "spacing": 2.0,
         "shape_multiple": 8,
         "regularization": 2.0,
+        "refine": 20,
         "modality": "MR T1",
         "anatomy": "brain",
         "extent_mm": (140, 175, 130),
@@ -283,6 +285,10 @@ def test_missing_surplus_misshapen_and_infinite_weights(tmp_path):
         ({"shape_multiple": 2.5}, "shape_multiple must be"),
         ({"shape_multiple": True}, "shape_multiple must be"),
         ({"regularization": -1}, "regularization must be"),
+        ({"refine": -1}, "refine must be a whole number from 0 to 10000"),
+        ({"refine": 10_001}, "refine must be"),
+        ({"refine": 2.0}, "refine must be"),
+        ({"refine": None}, "refine must be"),
         ({"modality": None}, "modality must be a text"),
         ({"description": "two\nlines"}, "single line"),
         ({"extent_mm": [10, 20]}, "three lengths"),
@@ -481,6 +487,15 @@ def test_choice_takes_the_model_of_the_right_size():
     assert choice.model is brain
     assert choice.reason.startswith("brain-mr-t1 fits best")
     assert choose_model(*[oblique_box((100.0, 100.0, 90.0))] * 2, [brain, heart]).model is heart
+
+
+def test_a_model_for_any_size_is_never_chosen_unasked():
+    anything = listed(name="any-contrast", modality="any", extent_mm=None, spacing=None)
+    image = oblique_box((140.0, 175.0, 130.0))
+    assert choose_model(image, image, [anything, listed()]).model.info.name == "brain-mr-t1"
+    assert choose_model(image, image, [anything]).model is None
+    assert nearest_in_size((140.0, 175.0, 130.0), [anything]) is None
+    assert nearest_in_size((130.0, 140.0, 175.0), [anything, listed()]).info.name == "brain-mr-t1"
 
 
 def test_no_choice_when_either_image_is_of_another_size():

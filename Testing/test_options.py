@@ -20,7 +20,7 @@ RANGES = {
     "threads": (1, 1024),
 }
 WHOLE = ("refine", "threads")
-OPTIONAL = ("regularization", "spacing", "threads")
+OPTIONAL = ("refine", "regularization", "spacing", "threads")
 
 
 def test_the_defaults_are_valid() -> None:
@@ -113,7 +113,7 @@ def test_a_strange_key_gets_none() -> None:
         optional={
             "model": st.sampled_from(["auto", "none", "brain-t1-drivenmorph"]),
             **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
-            "refine": st.integers(0, 10_000),
+            "refine": st.none() | st.integers(0, 10_000),
             "landmark_weight": st.floats(0, 1e4),
             "regularization": st.none() | st.floats(0, 1e4),
             "spacing": st.none() | st.floats(0.05, 50),

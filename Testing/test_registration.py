@@ -13,10 +13,12 @@ import torch
 from conftest import blob_image
 from DeepRegAttentionLib.engine import deform as deform_module
 from DeepRegAttentionLib.engine import errors
+from DeepRegAttentionLib.engine import models as models_module
 from DeepRegAttentionLib.engine.evaluation import evaluate_labels, evaluate_landmarks
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, transform_points
-from DeepRegAttentionLib.engine.models import ModelInfo, save_model
+from DeepRegAttentionLib.engine.method import likely_steps
+from DeepRegAttentionLib.engine.models import ModelInfo, list_models, load_model, read_model_info, save_model
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import Guidance, register
@@ -65,6 +67,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> str:
         spacing=2.5,
         shape_multiple=2,
         regularization=0.2,
+        refine=3,
         modality="MR T1",
         anatomy="brain",
         extent_mm=(50.0, 50.0, 50.0),
@@ -301,6 +304,51 @@ def test_without_a_model_or_steps_it_refines_and_says_so(pair):
         result = register(*images, RegistrationOptions(prealign="none", spacing=0.35))
     assert result.metrics["model"] is None
     assert result.metrics["similarity"]["after"]["ncc"] > result.metrics["similarity"]["linear"]["ncc"]
+
+
+def test_the_steps_are_the_models_own_unless_they_are_said(pair, model_file):
+    for asked, taken in ((None, 3), (0, 0), (5, 5)):
+        options = dataclasses.replace(ALONE, model=model_file, refine=asked, maps=False)
+        metrics = register(*pair, options).metrics
+        assert (metrics["options"]["refine"], metrics["refinement_steps"]) == (asked, taken)
+
+
+def test_without_a_model_the_steps_are_those_of_none(pair):
+    options = dataclasses.replace(ALONE, refine=None, spacing=5.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert register(*pair, options).metrics["refinement_steps"] == 60
+
+
+def test_the_likely_steps_are_known_before_the_images(model_file):
+    recommended = {model.info.name: model.info.refine for model in list_models()}
+    for model, steps in {**recommended, "auto": max(recommended.values()), model_file: 3, "none": 60}.items():
+        assert likely_steps(RegistrationOptions(model=model, refine=None)) == steps
+        assert likely_steps(RegistrationOptions(model=model, refine=7)) == 7
+        assert likely_steps(RegistrationOptions(model=model)) == (60 if model == "none" else 0)
+    with pytest.raises(errors.ModelError):
+        likely_steps(RegistrationOptions(model="absent", refine=None))
+
+
+def test_a_list_of_models_that_is_damaged_does_not_stop_the_estimate(monkeypatch, tmp_path):
+    monkeypatch.setattr(models_module, "resource_folder", lambda name: tmp_path)
+    assert likely_steps(RegistrationOptions(refine=None)) == 60
+
+
+def test_what_a_model_without_refinement_ignores_is_said(pair, model_file, tmp_path):
+    path = tmp_path / "none.safetensors"
+    save_model(load_model(model_file), dataclasses.replace(read_model_info(model_file), refine=0), path)
+    points = Landmarks(_inside(pair[0])[:3])
+    stiff = Guidance(regularization_map=sitk.Cast(pair[0], sitk.sitkFloat32) * 0 + 1)
+    guided = Guidance(fixed_landmarks=points, moving_landmarks=points)
+    options = dataclasses.replace(ALONE, model=str(path), refine=None, maps=False)
+    for asked, guidance in ((options, stiff), (dataclasses.replace(options, landmark_weight=1.0), guided)):
+        with pytest.warns(errors.RegistrationWarning, match="recommends no refinement"):
+            register(*pair, asked, guidance)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", errors.RegistrationWarning)
+        register(*pair, options, guided)
+        register(*pair, dataclasses.replace(options, refine=1), stiff)
 
 
 def test_the_same_input_gives_the_same_result(pair):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Optional
 
 import pytest
 from conftest import REPOSITORY
@@ -33,7 +34,7 @@ def presets() -> dict[str, dict]:
 
 def test_the_settings_as_they_are_mean_the_options_as_they_are() -> None:
     options = RegistrationOptions.from_mapping(Settings().options())
-    assert options == RegistrationOptions(refine=Settings().refine)
+    assert options == RegistrationOptions(refine=None)
 
 
 def test_every_setting_becomes_an_option() -> None:
@@ -41,6 +42,16 @@ def test_every_setting_becomes_an_option() -> None:
     options = RegistrationOptions.from_mapping(settings.options())
     given = [getattr(options, item.name) for item in fields(Settings) if item.name != "model_file"]
     assert given == ["brain", "cpu", "float32", "rigid", 7, "mind", 0.5, 2.0, 1.5]
+
+
+@pytest.mark.parametrize("steps", [None, 0, 1, 10_000])
+def test_the_steps_of_a_script_are_those_of_the_options(steps: Optional[int]) -> None:
+    assert session.settings_from({"refine": steps}).options()["refine"] == steps
+
+
+def test_steps_that_make_no_sense_are_left_to_the_options_to_refuse() -> None:
+    with pytest.raises(OptionError, match="refine must lie between"):
+        RegistrationOptions.from_mapping(session.settings_from({"refine": -2}).options())
 
 
 def test_a_file_is_a_model() -> None:
@@ -68,7 +79,14 @@ def test_a_job_is_understood_by_the_worker() -> None:
 
 
 def test_without_refinement_there_is_nothing_to_watch() -> None:
-    assert not session.make_job("1", messages.Inputs("f", "m"), "out", Settings(refine=0), watch=True).watch
+    for settings, watched in (
+        (Settings(refine=0), False),
+        (Settings(refine=0, model="none"), True),
+        (Settings(refine=session.MODELS_OWN), True),
+    ):
+        job = session.make_job("1", messages.Inputs("f", "m"), "out", settings, watch=True)
+        assert job.watch == watched
+        assert not replace(job, watch=False).watch
 
 
 # What is missing
@@ -136,6 +154,7 @@ def test_without_refinement_its_settings_have_no_effect() -> None:
     assert not any(on[name] for name in ("similarity", "regularization", "regularization_map", "landmark_weight"))
     assert all(session.enabled(Settings(refine=0, model="none"))[name] for name in ("similarity", "regularization"))
     assert session.enabled(Settings(refine=1))["similarity"]
+    assert session.enabled(Settings(refine=session.MODELS_OWN))["similarity"], "the model may recommend some"
 
 
 def test_landmarks_pull_only_in_pairs() -> None:
@@ -147,7 +166,8 @@ def test_landmarks_pull_only_in_pairs() -> None:
 def test_what_will_be_ignored_is_said() -> None:
     selection = replace(PAIR, regularization_map="r", fixed_landmarks="p", moving_landmarks="q")
     assert len(session.without_effect(Settings(refine=0, landmark_weight=1.0), selection)) == 2
-    assert session.without_effect(Settings(refine=3, landmark_weight=1.0), selection) == []
+    for steps in (3, session.MODELS_OWN):
+        assert session.without_effect(Settings(refine=steps, landmark_weight=1.0), selection) == []
 
 
 # Presets
@@ -168,6 +188,7 @@ def test_a_preset_leaves_nothing_of_another_behind() -> None:
     accurate = replace(Settings(), **session.preset_values(presets()["accurate"]))
     fast = replace(accurate, **session.preset_values(presets()["fast"]))
     assert (fast.refine, fast.precision) == (0, "auto")
+    assert replace(fast, **session.preset_values(presets()["balanced"])) == Settings()
 
 
 def test_the_settings_at_first_are_a_preset() -> None:

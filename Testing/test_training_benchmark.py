@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
@@ -17,32 +18,61 @@ from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
 from DeepRegAttentionLib.engine.models import ModelInfo, find_model, list_models, register_model, save_model
 from DeepRegAttentionLib.engine.networks import build_network
+from DeepRegAttentionLib.engine.resources import resource_folder
+from DeepRegAttentionLib.training.options import read_training_options
 from training_common import tiny, write_blobs
 
 sys.path.insert(0, str(REPOSITORY / "Testing" / "benchmarks"))
 import accuracy
 
 
-def rows_of(model: str, method: str, *overlaps: float) -> list[dict[str, Any]]:
-    common = {"model": model, "method": method, "moving": "m", "hd95_mm": 2.5, "seconds": 3.0, "peak_gib": 1.0}
+def rows_of(task: str, method: str, *overlaps: float) -> list[dict[str, Any]]:
+    common = {"task": task, "method": method, "moving": "m", "hd95_mm": 2.5, "seconds": 3.0, "peak_gib": 1.0}
     regularity = {} if method == "unregistered" else {"folds_percent": 0.0, "sd_log_jacobian": 0.1}
     return [{**common, **regularity, "fixed": f"f{n}", "dice": value} for n, value in enumerate(overlaps)]
 
 
-@pytest.mark.parametrize("model", [model.info.name for model in list_models()])
-def test_each_shipped_model_is_measured_on_what_it_held_out(model: str, data_folder: Path) -> None:
-    options, pairs = accuracy.reporting_pairs(model, data_folder, 5)
+@pytest.mark.parametrize("task", accuracy.TASKS)
+def test_each_task_is_measured_on_what_its_models_held_out(task: str, data_folder: Path) -> None:
+    options, pairs = accuracy.reporting_pairs(accuracy.TASKS[task], data_folder, 5)
     assert 2 <= len(pairs) <= 5
     named = {case.name for pair in pairs for case in pair} | {case.group for pair in pairs for case in pair}
+    assert all(case.labels is not None for pair in pairs for case in pair)
+    for model in accuracy.models_for(task):
+        own = read_training_options(resource_folder("Training") / f"{model}.yaml")
+        if own.data.cases is not None:
+            assert (own.test, own.validation) == (options.test, options.validation)
     assert named & set(options.test)
     assert not named & set(options.validation)
-    assert all(case.labels is not None for pair in pairs for case in pair)
+
+
+def test_every_shipped_model_is_measured() -> None:
+    measured = {model for task in accuracy.TASKS for model in accuracy.models_for(task)}
+    assert measured == {model.info.name for model in list_models()}
+    for task in accuracy.TASKS:
+        names = list(accuracy.methods(task))
+        assert {"unregistered", "antspyx SyN", "picsl-greedy", "elastix B-spline", "SimpleITK Demons"} <= set(names)
+        assert {accuracy.refined(model) for model in accuracy.models_for(task)} <= set(names)
+
+
+def test_other_contrasts_keep_the_background_and_the_shape() -> None:
+    image = blob_image()
+    values = sitk.GetArrayFromImage(image)
+    negative = sitk.GetArrayFromImage(accuracy.inverted(image))
+    shown = values > 0.1 * values.max()
+    assert np.corrcoef(values[shown], negative[shown])[0, 1] == pytest.approx(-1)
+    assert negative[values <= 0].max(initial=0) == 0 < negative[shown].min()
+    dark = sitk.GetArrayFromImage(accuracy.darkened(image))
+    assert dark.max() == pytest.approx(values.max())
+    np.testing.assert_allclose(dark[shown], values[shown] ** 2 / values.max(), rtol=1e-5)
+    found = accuracy.changed(accuracy.inverted, accuracy.unregistered)(image, image)
+    assert found.transform.TransformPoint((1.0, 2.0, 3.0)) == (1, 2, 3)
 
 
 def test_demons_on_an_oblique_pair_bring_the_labels_together() -> None:
     fixed, moving = blob_image(), blob_image(shift=(4.0, -3.0, 3.0))
     labels = [sitk.Cast(image > 0.4, sitk.sitkInt16) for image in (fixed, moving)]
-    found = accuracy.demons(fixed, moving, "")
+    found = accuracy.demons(fixed, moving)
     before = mean_over_labels(dice(labels[0], labels[1]))
     after = mean_over_labels(dice(labels[0], warp_image(labels[1], fixed, found.transform, nearest=True)))
     assert after > before + 0.05
@@ -61,7 +91,7 @@ def test_a_pair_is_measured_with_its_structures_and_centred_grids(tmp_path: Path
     sitk.WriteImage(labels, path.replace("images", "labels"))
     options = tiny(tmp_path, structures={"outside": 1, "core": 2})
     pair = accuracy.choose_pairs(accuracy.read_cases(tmp_path / "blobs"))[0]
-    row = accuracy._measure_pair(accuracy.unregistered, pair, "tiny", options)
+    row = accuracy._measure_pair(accuracy.unregistered, pair, options)
     assert 0.3 < row["dice"] < 1
     assert row["dice"] == pytest.approx((row["dice_outside"] + row["dice_core"]) / 2)
     assert row["hd95_mm"] > 0
@@ -85,14 +115,14 @@ def test_the_accuracy_is_recorded_in_the_model_and_its_list(tmp_path: Path) -> N
     torch.manual_seed(1)
     network = build_network("drivenmorph", configuration)
     extent = (40.0, 40.0, 40.0)
-    info = ModelInfo("tiny", "drivenmorph", configuration, IntensityRecipe(), 2.0, 2, 1.0, "MR", "x", extent, True)
+    info = ModelInfo("tiny", "drivenmorph", configuration, IntensityRecipe(), 2.0, 2, 1.0, 5, "MR", "x", extent, True)
     save_model(network, info, tmp_path / "tiny.safetensors")
     register_model(tmp_path / "tiny.safetensors", tmp_path)
-    write_blobs(tmp_path)
-    rows = rows_of("tiny", accuracy.NETWORK, 0.8, 0.9) + rows_of("tiny", accuracy.REFINED, 0.9)
-    accuracy.record(find_model("tiny", tmp_path), rows, tiny(tmp_path, test=["case0", "case1"]))
+    rows = rows_of("a", "tiny", 0.8, 0.9) + rows_of("a", accuracy.refined("tiny"), 0.9) + rows_of("b", "SyN", 0.5)
+    accuracy.record(find_model("tiny", tmp_path), rows)
     kept = find_model("tiny", tmp_path).info.accuracy
-    assert kept["network"] == {
+    assert list(kept) == ["data", "a", "a_refined"]
+    assert kept["a"] == {
         "pairs": 2,
         "dice": 0.85,
         "dice_sd": 0.05,
@@ -100,7 +130,6 @@ def test_the_accuracy_is_recorded_in_the_model_and_its_list(tmp_path: Path) -> N
         "folds_percent": 0.0,
         "sd_log_jacobian": 0.1,
     }
-    assert kept["with_20_steps"]["dice"] == 0.9
-    assert kept["cases"] == ["case0", "case1"]
+    assert kept["a_refined"]["dice"] == 0.9
     assert find_model(str(tmp_path / "tiny.safetensors")).info.accuracy == kept
     assert json.loads((tmp_path / "models.json").read_text())["models"][0]["accuracy"] == kept

@@ -340,6 +340,21 @@ def test_a_draw_depends_on_the_seed_and_its_number_alone(tmp_path: Path) -> None
     assert len({float(first[n]["moving"].sum()) for n in range(8)}) > 4
 
 
+def test_some_labels_a_step_are_the_same_in_both_maps_and_others_each_time(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    options = tiny(tmp_path, labels_a_step=1, weights={"labels": 1.0})
+    draws = TrainingDraws(split_pairs(options).training, options, 2, 0)
+    seen = [(draws[n]["fixed_labels"], draws[n]["moving_labels"]) for n in range(8)]
+    counted = [set(fixed.unique().tolist()) - {0} for fixed, _ in seen]
+    assert all(len(one) == 1 for one in counted)
+    assert set().union(*counted) == {1, 2}
+    assert all(set(moving.unique().tolist()) - {0} <= one for (_, moving), one in zip(seen, counted))
+    assert torch.equal(draws[3]["fixed_labels"], seen[3][0])
+    more = tiny(tmp_path, labels_a_step=5, weights={"labels": 1.0})
+    whole = TrainingDraws(split_pairs(more).training, more, 2, 0)[0]["fixed_labels"]
+    assert set(whole.unique().tolist()) == {0, 1, 2}
+
+
 def test_labels_with_a_weight_must_be_there(tmp_path: Path) -> None:
     write_blobs(tmp_path)
     (tmp_path / "blobs" / "labels" / "case1.nii.gz").unlink()

@@ -12,6 +12,7 @@ pytest.importorskip("yaml", reason="the extra “train” is not installed")
 from conftest import REPOSITORY
 from DeepRegAttentionLib.engine.errors import ModelError, OptionError, UnreadableFileError
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
+from DeepRegAttentionLib.engine.models import ModelFile, list_models
 from DeepRegAttentionLib.training.augmentation import Affine, Chance, Flip
 from DeepRegAttentionLib.training.cases import read_cases
 from DeepRegAttentionLib.training.options import LossWeights, options_to_dict, read_training_options
@@ -76,6 +77,8 @@ def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:
         ("steps: 1.5", "“steps” must be a whole number"),
         ("steps: 0", "“steps” must be at least 1"),
         ("seed: true", "“seed” must be a whole number"),
+        ("refine: -1", "“refine” must be at least 0"),
+        ("refine: null", "“refine” must be a whole number"),
         ("start_steps: 3", "needs “start_spacing”"),
         ("weights: 3", r"“weights” must hold settings \(name: value\)"),
         ("weights: {labels: -1}", "“weights.labels” must be at least 0"),
@@ -169,6 +172,13 @@ def test_the_shipped_configurations_are_valid(path: Path) -> None:
     assert not set(options.validation) & set(options.test)
     assert options.metadata["description"]
     assert options.metadata["licence"]
+
+
+@pytest.mark.parametrize("model", list_models(), ids=lambda model: model.info.name)
+def test_a_shipped_model_recommends_what_its_configuration_says(model: ModelFile) -> None:
+    (path,) = [path for path in SHIPPED if path.stem == model.info.name]
+    options = read_training_options(path)
+    assert (model.info.regularization, model.info.refine) == (options.regularization, options.refine)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -133,6 +133,17 @@ def test_a_run_with_other_settings_or_none_is_not_resumed(folder: Path) -> None:
         train(tiny(folder, steps=1, validation=[], learning_rate=0.5), folder / "out", resume=True)
 
 
+def test_the_recommended_refinement_may_still_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = {"steps": 2, "validate_every": 1, "validation": []}
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "TrainingProgress", PowerCut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(tiny(folder, **short), folder / "out")
+    model = train(tiny(folder, **short, refine=7, regularization=0.4), folder / "out", resume=True)
+    info = read_model_info(model)
+    assert (info.refine, info.regularization) == (7, 0.4)
+
+
 def test_without_validation_the_last_network_is_the_model(folder: Path) -> None:
     model = train(tiny(folder, steps=1, validation=[], network="adregnet"), folder / "out")
     info = read_model_info(model)

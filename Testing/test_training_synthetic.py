@@ -9,10 +9,18 @@ import pytest
 import torch
 from DeepRegAttentionLib.engine.errors import OptionError
 from DeepRegAttentionLib.training.data import split_pairs, training_items, validation_items
-from DeepRegAttentionLib.training.synthetic import SyntheticOptions, SyntheticPairs, paint, random_shapes, smooth_noise
+from DeepRegAttentionLib.training.synthetic import (
+    SyntheticOptions,
+    SyntheticPairs,
+    paint,
+    random_body,
+    random_colours,
+    random_shapes,
+    smooth_noise,
+)
 from training_common import tiny, write_blobs
 
-SMALL = SyntheticOptions(shape=(24, 32, 16), shapes=6)
+SMALL = SyntheticOptions(shape=(24, 32, 16), shapes=6, alike=0.0)
 
 
 def test_a_pair_is_two_paintings_of_two_deformations_of_one_map() -> None:
@@ -33,6 +41,15 @@ def test_a_pair_is_two_paintings_of_two_deformations_of_one_map() -> None:
     assert np.mean(np.abs(contrasts)) < 0.9
 
 
+def test_pairs_that_are_alike_have_one_contrast() -> None:
+    options = SyntheticOptions(shape=(24, 32, 16), shapes=6, deformation=0.0, alike=1.0, noise=0.0, blur=0.0, bias=0.0)
+    item = SyntheticPairs(options, 1, 8)[0]
+    labels = item["fixed_labels"].unique().tolist()
+    means = [[float(item[r][item[f"{r}_labels"] == k].mean()) for k in labels] for r in ("fixed", "moving")]
+    # The gamma differs, and keeps the order.
+    assert np.argsort(means[0]).tolist() == np.argsort(means[1]).tolist()
+
+
 def test_an_item_depends_on_seed_and_number_alone() -> None:
     first, second = SyntheticPairs(SMALL, 1, 8), SyntheticPairs(SMALL, 1, 8)
     _ = first[2]
@@ -48,10 +65,12 @@ def test_deformation_of_size_zero_leaves_the_map() -> None:
 
 def test_shapes_are_blobs_of_all_labels_and_noise_is_smooth() -> None:
     random = torch.Generator().manual_seed(1)
-    shapes = random_shapes((32, 32, 32), 8, random)
+    shapes = random_shapes((32, 32, 32), 8, 8.0, random)
     assert set(shapes.unique().tolist()) == set(range(8))
     same = (shapes[:, 1:] == shapes[:, :-1]).float().mean()
     assert float(same) > 0.85
+    finer = random_shapes((32, 32, 32), 8, 5.0, random)
+    assert float((finer[:, 1:] == finer[:, :-1]).float().mean()) < float(same) - 0.03
     noise = smooth_noise(3, (32, 24, 16), 8.0, random)
     assert noise.shape == (1, 3, 32, 24, 16)
     assert float(noise.std()) == pytest.approx(1, abs=1e-4)
@@ -59,11 +78,30 @@ def test_shapes_are_blobs_of_all_labels_and_noise_is_smooth() -> None:
 
 
 def test_each_label_has_its_own_intensity() -> None:
-    labels = random_shapes((16, 16, 16), 5, torch.Generator().manual_seed(1))
-    image = paint(labels, torch.Generator().manual_seed(2))
+    labels = random_shapes((16, 16, 16), 5, 4.0, torch.Generator().manual_seed(1))
+    random = torch.Generator().manual_seed(2)
+    image = paint(labels, random_colours(5, False, random), random)
     spreads = [float(image[labels == k].std()) for k in labels.unique()]
     assert max(spreads) < 0.07
     assert float(image.std()) > 2 * max(spreads)
+
+
+def test_a_body_in_the_dark_is_one_blob_in_the_middle() -> None:
+    body = random_body((32, 24, 40), torch.Generator().manual_seed(3))
+    assert body.shape == (1, 32, 24, 40)
+    assert 0.15 < float(body.float().mean()) < 0.7
+    assert bool(body[0, 12:20, 9:15, 15:25].all())
+    assert not bool(body[0, 0, 0].any())
+    labels = torch.where(body, random_shapes((32, 24, 40), 5, 6.0, torch.Generator().manual_seed(1)) + 1, 0)
+    random = torch.Generator().manual_seed(2)
+    image = paint(labels, random_colours(6, True, random), random)
+    assert float(image[~body].max()) == 0 < float(image[body].median())
+
+
+def test_some_pairs_have_a_dark_background_and_some_have_none() -> None:
+    pairs = SyntheticPairs(SyntheticOptions(shape=(24, 32, 16), shapes=6, noise=0.0, blur=0.0), 1, 8)
+    dark = [float(pairs[n]["fixed"][0, 0, 0, 0]) == float(pairs[n]["moving"][0, 0, 0, 0]) == 0 for n in range(8)]
+    assert 2 <= sum(dark) <= 6
 
 
 def test_a_shape_that_does_not_suit_the_network_is_refused() -> None:

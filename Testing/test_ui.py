@@ -162,11 +162,13 @@ def test_names_are_unique() -> None:
 # Binding
 
 
+# No plain numbers: 3D Slicer would take the range of their widget away.
 FITS = {
     "bool": {"QCheckBox", "QPushButton"},
-    "int": {"QSpinBox"},
-    "float": {"QDoubleSpinBox"},
     "Part": {"ctkSliderWidget"},
+    "Spacing": {"QDoubleSpinBox"},
+    "Steps": {"QSpinBox"},
+    "Weight": {"QDoubleSpinBox"},
     "Structures": {"qMRMLNodeComboBox"},
 }
 

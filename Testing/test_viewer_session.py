@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import blob_image
+from DeepRegAttentionLib.session import MODELS_OWN
 from DeepRegAttentionLib.viewer import stage as st
 from DeepRegAttentionLib.viewer.session import Viewer
 from scene_common import slicer, synthetic_images, synthetic_result
@@ -199,7 +200,7 @@ def test_a_model_is_one_of_the_list(viewer: Viewer, state: Any, model: str) -> N
 
 
 def test_a_preset_sets_what_it_says_and_no_more(viewer: Viewer, state: Any, loop: asyncio.AbstractEventLoop) -> None:
-    for preset, refine in (("accurate", 150), ("fast", 0), ("balanced", 30)):
+    for preset, refine in (("accurate", 150), ("fast", 0), ("balanced", MODELS_OWN)):
         state.preset = preset
         state.flush()
         loop.run_until_complete(asyncio.sleep(0.1))

@@ -281,6 +281,17 @@ def test_who_does_not_watch_is_shown_nothing(worker, make_job):
     assert worker.of(job.id, "map") == []
 
 
+@pytest.mark.parametrize(("model", "steps"), [("hippocampus-mr", 0), ("brain-t1-drivenmorph", 30)])
+def test_steps_that_are_left_open_are_the_models_own(model, steps, worker, make_job):
+    job = make_job({**FAST, "model": model, "refine": None}, watch=True)
+    ended = worker.ask(job.command())
+    assert (ended.event, ended.metrics["refinement_steps"]) == ("done", steps)
+    assert bool(worker.of(job.id, "map")) == bool(steps)
+    fractions = [event.fraction for event in worker.of(job.id, "progress")]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] > 0.9
+
+
 def test_a_report_is_written_on_request(worker, make_job):
     job = make_job(FAST, report=True)
     assert worker.ask(job.command()).event == "done"

@@ -192,7 +192,7 @@ def _method_words(metrics: Mapping[str, Any]) -> str:
     words = [_ALIGNMENTS[options["prealign"]]]
     if metrics.get("model"):
         words.append("network")
-    steps = metrics.get("refinement_steps", options["refine"])
+    steps = metrics.get("refinement_steps")
     if steps:
         weight = metrics.get("regularization", options["regularization"])
         words.append(f"{steps} steps of refinement by {_SIMILARITIES[options['similarity']]}, smoothness {weight:g}")

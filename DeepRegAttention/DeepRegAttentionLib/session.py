@@ -17,6 +17,9 @@ from .messages import Inputs, Job
 AUTO, NONE, FILE = "auto", "none", "file"
 """Values of ``Settings.model`` beside the names of the shipped models."""
 
+MODELS_OWN = -1
+"""Value of ``Settings.refine``, for spin boxes, which have no None: as many steps as the model recommends."""
+
 CUSTOM = "custom"
 """The preset of settings that match no shipped preset."""
 
@@ -48,6 +51,8 @@ class Settings:
         ``"auto"``, ``"none"``, ``"file"`` or the name of a shipped model.
     model_file : str
         The ``.safetensors`` file if ``model`` is ``"file"``.
+    refine : int
+        Steps of refinement; ``MODELS_OWN`` takes the model's own number.
     regularization : float
         Weight of the smoothness in the refinement; 0 takes the model's own.
     spacing : float
@@ -59,11 +64,16 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     prealign: str = "affine"
-    refine: int = 30
+    refine: int = MODELS_OWN
     similarity: str = "lncc"
     regularization: float = 0.0
     landmark_weight: float = 0.0
     spacing: float = 0.0
+
+    @property
+    def may_refine(self) -> bool:
+        """Whether there may be a refinement: without a network always; the model's own number is not known here."""
+        return self.refine != 0 or self.model == NONE
 
     def options(self) -> Dict[str, Any]:
         """As fields of ``RegistrationOptions``."""
@@ -72,7 +82,7 @@ class Settings:
             "device": self.device,
             "precision": self.precision,
             "prealign": self.prealign,
-            "refine": int(self.refine),
+            "refine": None if self.refine == MODELS_OWN else int(self.refine),
             "similarity": self.similarity,
             "regularization": self.regularization or None,
             "landmark_weight": float(self.landmark_weight),
@@ -142,7 +152,7 @@ def make_job(
 ) -> Job:
     """The job that the worker is asked to do; no refinement, nothing to watch."""
     options = {**settings.options(), "maps": outputs.maps}
-    return Job(name, inputs, folder, options, watch and bool(settings.refine))
+    return Job(name, inputs, folder, options, watch and settings.may_refine)
 
 
 # What is missing, what is enabled
@@ -187,7 +197,7 @@ def _missing_setting(selection: Selection, settings: Settings, outputs: Outputs)
 
 def enabled(settings: Settings, selection: Selection = Selection()) -> Dict[str, bool]:
     """Whether each setting has an effect now; the others are greyed out rather than silently ignored."""
-    refines = settings.refine > 0 or settings.model == NONE
+    refines = settings.may_refine
     return {
         "model_file": settings.model == FILE,
         "similarity": refines,
@@ -220,11 +230,11 @@ def read_presets(folder: Path) -> Dict[str, Dict[str, Any]]:
 
 
 def preset_values(preset: Mapping[str, Any]) -> Dict[str, Any]:
-    """Every setting that any preset decides, so that one preset leaves nothing of another behind."""
+    """Every setting that any preset decides, so that one preset leaves nothing of another behind; null: the default."""
     defaults = Settings()
     decided = {"refine": defaults.refine, "precision": defaults.precision}
     known = {item.name for item in fields(Settings)}
-    return {**decided, **{name: value for name, value in preset.items() if name in known}}
+    return {**decided, **{name: value for name, value in preset.items() if name in known and value is not None}}
 
 
 def preset_of(settings: Settings, presets: Mapping[str, Mapping[str, Any]]) -> str:
@@ -246,7 +256,7 @@ def preset_tip(name: str) -> str:
     """What a preset does, in one line."""
     texts = {
         "fast": _("The network alone."),
-        "balanced": _("The network, then a short refinement of this pair."),
+        "balanced": _("The network, then as much refinement of this pair as its model recommends."),
         "accurate": _("The network, then a long refinement, in full precision."),
         CUSTOM: _("As set under Advanced."),
     }

@@ -149,12 +149,13 @@ class Run:
 
     def _execute(self, seconds: Dict[str, float]) -> Event:
         from .case import read_case, register_case
+        from .engine.method import likely_steps
         from .engine.options import RegistrationOptions
         from .engine.result import require_writable
 
         options = RegistrationOptions.from_mapping(self.job.options)
         require_writable(self.folder)
-        self.pace = Pace(expected_seconds(self.job, options.refine, options.model, seconds))
+        self.pace = Pace(expected_seconds(self.job, likely_steps(options), options.model, seconds))
         case = read_case(self.job.inputs.to_dict(), options, progress=self.progress)
         result = register_case(case, options, self.progress, self.show if self.job.watch else None)
         result.save(self.folder, ".nrrd", compress=False, progress=lambda part: self.progress("write", part))

@@ -2,10 +2,10 @@
 
     python Testing/benchmarks/accuracy.py ../shared/data --output results
 
-For each model the training configuration of its name says which data, which cases report, which labels count: pairs
-of those cases alone are measured. All methods start alike, with the middles of both grids on each other and no linear
-alignment, use all processor cores and work in a process of their own, whose peak memory is reported. Needs the extras
-``train`` and ``benchmark``.
+For each task a training configuration says which data, which cases report, which labels count: pairs of those cases
+alone are measured, with every shipped model for that anatomy or for any. All methods start alike, with the middles of
+both grids on each other and no linear alignment, use all processor cores and work in a process of their own, whose peak
+memory is reported. Needs the extras ``train`` and ``benchmark``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import SimpleITK as sitk
 from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.images import read_image, warp_image
 from DeepRegAttentionLib.engine.metrics import dice, hd95, jacobian_statistics, mean_over_labels
-from DeepRegAttentionLib.engine.models import ModelFile, find_model, list_models
+from DeepRegAttentionLib.engine.models import ModelFile, list_models
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.resources import resource_folder
@@ -40,8 +40,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 Row = dict[str, object]
+TASKS = {"brain": "brain-t1-drivenmorph", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
+"""Names of the training configurations whose held-out cases are registered."""
 MEASURES = ("dice", "hd95_mm", "folds_percent", "sd_log_jacobian", "seconds", "peak_gib")
-NETWORK, REFINED = "network", "network + 20 steps"
 REFINEMENT_STEPS = 20
 
 
@@ -52,65 +53,61 @@ class Found(NamedTuple):
     jacobian: Optional[sitk.Image]
 
 
-Method = Callable[[sitk.Image, sitk.Image, str], Found]
+Method = Callable[[sitk.Image, sitk.Image], Found]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [model.info.name for model in list_models()]
     parser.add_argument("data", type=Path, help="folder in which the data sets lie")
-    parser.add_argument("--models", nargs="+", default=names, choices=names)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--pairs", type=int, default=20, help="at most so many for each model")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--methods", nargs="+", help="all that suit the task, if not given")
+    parser.add_argument("--pairs", type=int, default=20, help="at most so many for each task")
     parser.add_argument("--output", type=Path, default=Path("accuracy"), help="folder for table and figure")
     parser.add_argument("--record", action="store_true", help="write the accuracy of the models into their files")
     arguments = parser.parse_args()
     rows: list[Row] = []
-    for name in arguments.models:
-        options, pairs = reporting_pairs(name, arguments.data, arguments.pairs)
-        own = [row for method in arguments.methods for row in measure(method, find_model(name), options, pairs)]
-        if arguments.record:
-            record(find_model(name), own, options)
-        rows += own
+    for task in arguments.tasks:
+        options, pairs = reporting_pairs(TASKS[task], arguments.data, arguments.pairs)
+        for method in arguments.methods or methods(task):
+            rows += measure(task, method, options, pairs)
     write(rows, arguments.output)
-    model = find_model(arguments.models[0])
-    _, pairs = reporting_pairs(model.info.name, arguments.data, 1)
-    print(f"The whole command on a pair for {model.info.name}, from a cold start: {cold_start(pairs[0]):.1f} s")
+    if arguments.record:
+        for model in list_models():
+            record(model, rows)
+    _, pairs = reporting_pairs(TASKS[arguments.tasks[0]], arguments.data, 1)
+    print(f"The whole command on a pair of {arguments.tasks[0]}, from a cold start: {cold_start(pairs[0]):.1f} s")
 
 
-def reporting_pairs(model: str, data: Path, count: int) -> tuple[TrainingOptions, list[Pair]]:
-    """The configuration of a model, and pairs of the cases that it held out to report."""
-    options = read_training_options(resource_folder("Training") / f"{model}.yaml")
+def reporting_pairs(recipe: str, data: Path, count: int) -> tuple[TrainingOptions, list[Pair]]:
+    """A training configuration, and pairs of the cases that it holds out to report."""
+    options = read_training_options(resource_folder("Training") / f"{recipe}.yaml")
     cases = read_cases(data / str(options.data.cases), data)
     atlas = None if options.data.atlas is None else select(cases, [options.data.atlas])[0]
     return options, some_pairs(choose_pairs(select(cases, options.test), options.data.pairs, atlas), count)
 
 
-def measure(method: str, model: ModelFile, options: TrainingOptions, pairs: list[Pair]) -> list[Row]:
+def measure(task: str, method: str, options: TrainingOptions, pairs: list[Pair]) -> list[Row]:
     """Run one method over the pairs in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        rows = pool.apply(_measure_here, (method, model.info.name, options, pairs))
-    print(
-        f"{model.info.name}, {method}: Dice {statistics.mean(numbers(rows, 'dice')):.4f}", file=sys.stderr, flush=True
-    )
+        rows = pool.apply(_measure_here, (task, method, options, pairs))
+    print(f"{task}, {method}: Dice {statistics.mean(numbers(rows, 'dice')):.4f}", file=sys.stderr, flush=True)
     return rows
 
 
-def _measure_here(method: str, model: str, options: TrainingOptions, pairs: list[Pair]) -> list[Row]:
+def _measure_here(task: str, method: str, options: TrainingOptions, pairs: list[Pair]) -> list[Row]:
     from DeepRegAttentionLib.engine.hardware import keep_freed_memory
 
     keep_freed_memory()
-    if method in (NETWORK, REFINED):
-        METHODS[method](*read_pair(pairs[0])[:2], model)  # the model is loaded and the processor tried out
-    return [
-        {"model": model, "method": method, **_measure_pair(METHODS[method], pair, model, options)} for pair in pairs
-    ]
+    run = methods(task)[method]
+    if method.startswith(tuple(models_for(task))):
+        run(*read_pair(pairs[0])[:2])  # the model is loaded and the processor tried out
+    return [{"task": task, "method": method, **_measure_pair(run, pair, options)} for pair in pairs]
 
 
-def _measure_pair(method: Method, pair: Pair, model: str, options: TrainingOptions) -> Row:
+def _measure_pair(method: Method, pair: Pair, options: TrainingOptions) -> Row:
     fixed, moving, fixed_labels, labels = read_pair(pair)
     start = time.perf_counter()
-    found = method(fixed, moving, model)
+    found = method(fixed, moving)
     row: Row = {"fixed": pair[0].name, "moving": pair[1].name, "seconds": time.perf_counter() - start}
     warped = warp_image(labels, fixed, found.transform, nearest=True)
     counted = list(options.structures.values()) or None
@@ -153,20 +150,75 @@ def _labels(case: Case) -> sitk.Image:
 # The methods
 
 
-def unregistered(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
+def models_for(task: str) -> list[str]:
+    """The shipped models that were made for the task's anatomy, or for any."""
+    anatomy = read_training_options(resource_folder("Training") / f"{TASKS[task]}.yaml").metadata["anatomy"]
+    return [model.info.name for model in list_models() if model.info.anatomy in (anatomy, ANY)]
+
+
+ANY = "any"
+"""The anatomy of models that were trained for none in particular, and for any contrast."""
+
+
+def methods(task: str) -> dict[str, Method]:
+    """What is compared, by name; any contrast is also tried with the moving image in two other ones."""
+    found: dict[str, Method] = {"unregistered": unregistered}
+    for name in models_for(task):
+        found[name] = ours(name)
+        found[refined(name)] = ours(name, REFINEMENT_STEPS)
+    found.update(
+        {
+            "refinement alone, 60 steps": ours("none", 60),
+            "antspyx SyN": syn,
+            "picsl-greedy": greedy,
+            "elastix B-spline": elastix,
+            "SimpleITK Demons": demons,
+        }
+    )
+    contrasts = {"inverted": inverted, "gamma 2": darkened}
+    for name in (model.info.name for model in list_models() if model.info.anatomy == ANY):
+        found.update({f"{name}, moving {how}": changed(change, found[name]) for how, change in contrasts.items()})
+        found.update({f"antspyx SyN, moving {how}": changed(change, syn) for how, change in contrasts.items()})
+    return found
+
+
+def refined(model: str) -> str:
+    """Name of the method that refines a model's answer."""
+    return f"{model} + {REFINEMENT_STEPS} steps"
+
+
+def unregistered(fixed: sitk.Image, moving: sitk.Image) -> Found:
     return Found(sitk.Transform(3, sitk.sitkIdentity), None)
 
 
-def ours(steps: int, with_model: bool = True) -> Method:
-    def run(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
-        name = model if with_model else "none"
-        result = register(fixed, moving, RegistrationOptions(model=name, prealign="none", refine=steps))
+def ours(model: str, steps: int = 0) -> Method:
+    def run(fixed: sitk.Image, moving: sitk.Image) -> Found:
+        result = register(fixed, moving, RegistrationOptions(model=model, prealign="none", refine=steps))
         return Found(result.transform, result.maps["jacobian"])
 
     return run
 
 
-def syn(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
+def changed(change: Callable[[sitk.Image], sitk.Image], method: Method) -> Method:
+    """The method, shown the moving image in another contrast."""
+    return lambda fixed, moving: method(fixed, change(moving))
+
+
+def inverted(image: sitk.Image) -> sitk.Image:
+    """Bright becomes dark, where there is anything: the background stays."""
+    image = sitk.Cast(image, sitk.sitkFloat32)
+    highest = float(sitk.GetArrayViewFromImage(image).max())
+    return sitk.Mask(1.05 * highest - image, image > 0.02 * highest)
+
+
+def darkened(image: sitk.Image) -> sitk.Image:
+    """The square of the intensities relative to the highest."""
+    image = sitk.Cast(image, sitk.sitkFloat32)
+    highest = float(sitk.GetArrayViewFromImage(image).max())
+    return highest * sitk.Pow(image / highest, 2.0)
+
+
+def syn(fixed: sitk.Image, moving: sitk.Image) -> Found:
     """ANTs SyN with antspyx's defaults (mutual information, 40-20-0 iterations)."""
     import ants
 
@@ -178,7 +230,7 @@ def syn(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
         return _by_field(sitk.ReadImage(path))
 
 
-def greedy(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
+def greedy(fixed: sitk.Image, moving: sitk.Image) -> Found:
     """greedy as its manual proposes between subjects: NCC of radius 2, three levels."""
     from picsl_greedy import Greedy3D
 
@@ -188,7 +240,7 @@ def greedy(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
         return _by_field(sitk.ReadImage(f"{folder}/warp.nii.gz"))
 
 
-def elastix(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
+def elastix(fixed: sitk.Image, moving: sitk.Image) -> Found:
     """elastix with its default map for B-splines."""
     import itk
 
@@ -203,7 +255,7 @@ def elastix(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
         return _by_field(sitk.ReadImage(f"{folder}/field.nrrd"))
 
 
-def demons(fixed: sitk.Image, moving: sitk.Image, model: str) -> Found:
+def demons(fixed: sitk.Image, moving: sitk.Image) -> Found:
     """SimpleITK's diffeomorphic Demons on three resolutions, after matching the histograms."""
     fixed = sitk.Cast(fixed, sitk.sitkFloat32)
     matched = sitk.HistogramMatching(sitk.Resample(sitk.Cast(moving, sitk.sitkFloat32), fixed), fixed)
@@ -234,18 +286,6 @@ def _by_field(field: sitk.Image) -> Found:
     return Found(sitk.DisplacementFieldTransform(field), jacobian)
 
 
-METHODS: dict[str, Method] = {
-    "unregistered": unregistered,
-    NETWORK: ours(0),
-    REFINED: ours(REFINEMENT_STEPS),
-    "refinement alone, 60 steps": ours(60, with_model=False),
-    "antspyx SyN": syn,
-    "picsl-greedy": greedy,
-    "elastix B-spline": elastix,
-    "SimpleITK Demons": demons,
-}
-
-
 def cold_start(pair: Pair) -> float:
     """Seconds of the whole command in a new process, affine prealignment and writing included."""
     program = [str(Path(sys.executable).with_name("deepreg-attention")), "register", *[str(c.image) for c in pair]]
@@ -270,20 +310,22 @@ def summary(rows: list[Row]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in {**means, **spread}.items()}
 
 
-def record(model: ModelFile, rows: list[Row], options: TrainingOptions) -> None:
-    """Keep the measured accuracy in the model file and in the list of models beside it."""
+def record(model: ModelFile, rows: list[Row]) -> None:
+    """Keep what was measured of a model in its file and in the list of models beside it."""
     from DeepRegAttentionLib.engine.models import load_model, register_model, save_model
 
     kept = ("dice", "dice_sd", "hd95_mm", "folds_percent", "sd_log_jacobian")
-    pairs = len({(row["fixed"], row["moving"]) for row in rows})
-    accuracy: dict[str, object] = {"data": f"{pairs} pairs of cases held out to report", "cases": list(options.test)}
-    for name, method in (("network", NETWORK), (f"with_{REFINEMENT_STEPS}_steps", REFINED)):
-        own = [row for row in rows if row["method"] == method]
-        if own:
-            found = summary(own)
-            accuracy[name] = {"pairs": len(own), **{key: found[key] for key in kept if key in found}}
-    save_model(load_model(model), dataclasses.replace(model.info, accuracy=accuracy), model.path)
-    register_model(model.path, model.path.parent)
+    found: dict[str, object] = {}
+    for task in _distinct(rows, "task"):
+        for key, method in ((task, model.info.name), (f"{task}_refined", refined(model.info.name))):
+            own = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+            if own:
+                means = summary(own)
+                found[key] = {"pairs": len(own), **{name: means[name] for name in kept if name in means}}
+    if found:
+        accuracy = {"data": "pairs of cases held out to report", **found}
+        save_model(load_model(model), dataclasses.replace(model.info, accuracy=accuracy), model.path)
+        register_model(model.path, model.path.parent)
 
 
 def write(rows: list[Row], folder: Path) -> None:
@@ -293,7 +335,7 @@ def write(rows: list[Row], folder: Path) -> None:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-    text = "\n".join(table([row for row in rows if row["model"] == name]) for name in _distinct(rows, "model"))
+    text = "\n".join(table([row for row in rows if row["task"] == name]) for name in _distinct(rows, "task"))
     (folder / "accuracy.md").write_text(text, encoding="utf-8")
     figure(rows).savefig(folder / "accuracy.png", dpi=120)
     Console().print(Markdown(text))
@@ -304,10 +346,10 @@ def _distinct(rows: list[Row], key: str) -> list[str]:
 
 
 def table(rows: list[Row]) -> str:
-    """One model's measurements as Markdown: a line for each method, means over the pairs."""
+    """One task's measurements as Markdown: a line for each method, means over the pairs."""
     pairs = len({(row["fixed"], row["moving"]) for row in rows})
     lines = [
-        f"## {rows[0]['model']}, {pairs} pairs",
+        f"## {rows[0]['task']}, {pairs} pairs",
         "",
         "| method | Dice | HD95 mm | folds % | SD log J | s | peak GiB |",
     ]
@@ -321,21 +363,21 @@ def table(rows: list[Row]) -> str:
 
 
 def figure(rows: list[Row]) -> Figure:
-    """A column for each model: the Dice of every pair by method, and the mean seconds."""
-    models, methods = _distinct(rows, "model"), _distinct(rows, "method")
-    drawn = Figure(figsize=(4.5 * len(models) + 1.5, 1.5 + 0.7 * len(methods)), layout="constrained")
+    """A column for each task: the Dice of every pair by method, and the mean seconds."""
+    tasks = _distinct(rows, "task")
+    drawn = Figure(figsize=(6.5 * len(tasks), 2 + 0.6 * len(_distinct(rows, "method"))), layout="constrained")
     FigureCanvasAgg(drawn)
-    panels = drawn.subplots(2, len(models), squeeze=False, sharey="row")
-    for column, model in enumerate(models):
-        own = [[row for row in rows if row["model"] == model and row["method"] == method] for method in methods]
-        upper, lower = panels[0, column], panels[1, column]
-        upper.boxplot([numbers(group, "dice") for group in own], orientation="horizontal", tick_labels=methods)
-        upper.set(title=model, xlabel="mean Dice of each pair")
-        lower.barh(methods, [statistics.mean(numbers(group, "seconds")) if group else 0 for group in own], color="0.6")
+    panels = drawn.subplots(2, len(tasks), squeeze=False)
+    for task, (upper, lower) in zip(tasks, panels.T):
+        own = [row for row in rows if row["task"] == task]
+        # From below: the first method is on top.
+        names = _distinct(own, "method")[::-1]
+        groups = [[row for row in own if row["method"] == name] for name in names]
+        dice = [numbers(group, "dice") for group in groups]
+        upper.boxplot(dice, orientation="horizontal", tick_labels=names)
+        upper.set(title=task, xlabel="mean Dice of each pair")
+        lower.barh(names, [statistics.mean(numbers(group, "seconds")) for group in groups], color="0.6")
         lower.set(xscale="log", xlabel="seconds a pair")
-    # Shared along each row: inverted once, the first method is on top everywhere.
-    panels[0, 0].invert_yaxis()
-    panels[1, 0].invert_yaxis()
     return drawn
 
 

@@ -56,7 +56,11 @@ Prealign = Annotated[
 ]
 Refine = Annotated[
     Optional[int],
-    _option("Steps of optimisation for this pair after the network.", _METHOD, default=str(_DEFAULTS.refine)),
+    _option(
+        "Steps of optimisation for this pair after the network; the preset balanced takes the model's own number.",
+        _METHOD,
+        default=str(_DEFAULTS.refine),
+    ),
 ]
 Similarity = Annotated[
     Optional[str],

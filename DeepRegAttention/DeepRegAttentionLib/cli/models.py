@@ -38,7 +38,8 @@ def _table(found: list[ModelFile]) -> Table:
     for model in found:
         info = model.info
         purpose = f"{info.modality}, {info.anatomy}"
-        table.add_row(info.name, info.network, purpose, f"{info.spacing:g} mm", _accuracy(info.accuracy), info.licence)
+        spacing = "by size" if info.spacing is None else f"{info.spacing:g} mm"
+        table.add_row(info.name, info.network, purpose, spacing, _accuracy(info.accuracy), info.licence)
     return table
 
 

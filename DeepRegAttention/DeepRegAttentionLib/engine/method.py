@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
@@ -12,7 +13,7 @@ import SimpleITK as sitk
 from .errors import ModelError, RegistrationWarning
 from .geometry import Grid, working_grid
 from .intensity import IntensityRecipe
-from .models import ModelFile, choose_model, extent_factor, find_model, list_models
+from .models import ModelFile, choose_model, find_model, list_models, nearest_in_size
 from .options import RegistrationOptions
 
 # Without a model: about so many voxels on the working grid, padded to this multiple, so many steps.
@@ -57,18 +58,20 @@ def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOp
         The model is unknown or damaged.
     """
     model, reason = _choose_model(fixed, moving, options.model)
-    weight = options.regularization
+    by_size = _spacing_for(fixed.GetSize(), fixed.GetSpacing())
+    weight, steps = options.regularization, options.refine
     if model is not None:
         info = model.info
-        grid = working_grid(fixed, options.spacing or info.spacing, info.shape_multiple)
+        grid = working_grid(fixed, options.spacing or info.spacing or by_size, info.shape_multiple)
         weight = info.regularization if weight is None else weight
-        return Method(model, reason, info.intensity, grid, options.refine, weight)
-    if not options.refine:
+        steps = info.refine if steps is None else steps
+        return Method(model, reason, info.intensity, grid, steps, weight)
+    if steps == 0:
         message = f"{reason} The images are registered by {_STEPS} steps of refinement."
         warnings.warn(message, RegistrationWarning, stacklevel=2)
-    grid = working_grid(fixed, options.spacing or _spacing_for(fixed.GetSize(), fixed.GetSpacing()), _MULTIPLE)
+    grid = working_grid(fixed, options.spacing or by_size, _MULTIPLE)
     weight = _REGULARIZATION if weight is None else weight
-    return Method(None, reason, IntensityRecipe(), grid, options.refine or _STEPS, weight)
+    return Method(None, reason, IntensityRecipe(), grid, steps or _STEPS, weight)
 
 
 def _choose_model(fixed: sitk.Image, moving: sitk.Image, name: str) -> tuple[Optional[ModelFile], str]:
@@ -84,6 +87,23 @@ def _choose_model(fixed: sitk.Image, moving: sitk.Image, name: str) -> tuple[Opt
     return choice.model, choice.reason
 
 
+def likely_steps(options: RegistrationOptions) -> int:
+    """Steps of refinement, before the images are known: the most of any model where the options leave it open.
+
+    Raises ModelError if the model is unknown or damaged.
+    """
+    if options.model == "none":
+        return options.refine or _STEPS
+    if options.refine is not None:
+        return options.refine
+    if options.model != "auto":
+        return find_model(options.model).info.refine
+    # Without the list the registration goes on, too.
+    with suppress(ModelError):
+        return max((model.info.refine for model in list_models()), default=_STEPS)
+    return _STEPS
+
+
 def _spacing_for(size: Sequence[int], spacing: Sequence[float]) -> float:
     """The finest isotropic spacing in mm that keeps the working grid at a size that is quick to refine."""
     volume = math.prod(float(n * s) for n, s in zip(size, spacing))
@@ -97,15 +117,12 @@ def working_voxels(size: Sequence[int], spacing: Sequence[float], options: Regis
     whose objects are nearest to this size. Raises ModelError if the model is unknown or damaged.
     """
     extents = [n * s for n, s in zip(size, spacing)]
+    by_size = _spacing_for(size, spacing)
     grids: List[Tuple[float, int]] = []
     if options.model in ("auto", "none"):
-        grids.append((options.spacing or _spacing_for(size, spacing), _MULTIPLE))
+        grids.append((options.spacing or by_size, _MULTIPLE))
     if options.model != "none":
-        models = _nearest(extents) if options.model == "auto" else [find_model(options.model)]
-        grids += [(options.spacing or model.info.spacing, model.info.shape_multiple) for model in models]
+        model = nearest_in_size(extents, list_models()) if options.model == "auto" else find_model(options.model)
+        if model is not None:
+            grids.append((options.spacing or model.info.spacing or by_size, model.info.shape_multiple))
     return max(math.prod(math.ceil(e / step / multiple) * multiple for e in extents) for step, multiple in grids)
-
-
-def _nearest(extents: Sequence[float]) -> List[ModelFile]:
-    """The model for objects of about this size (mm, in any order of the axes); none if there are no models."""
-    return sorted(list_models(), key=lambda model: extent_factor(sorted(extents), sorted(model.info.extent_mm)))[:1]

@@ -57,16 +57,19 @@ class ModelInfo:
         Arguments of the network's constructor, plain JSON values.
     intensity : IntensityRecipe
         How images are brought to 0..1.
-    spacing : float
-        Isotropic spacing of the working grid, mm.
+    spacing : float, optional
+        Isotropic spacing of the working grid, mm; None: as fine as the size of the images allows.
     shape_multiple : int
         The working grid is padded to a multiple of this along each axis, voxels.
     regularization : float
         Default weight of the smoothness in the refinement.
+    refine : int
+        Steps of refinement that made its pairs better; 0: none did.
     modality, anatomy : str
         Such as ``"MR T1"`` and ``"brain"``. A modality that starts with CT promises Hounsfield units.
-    extent_mm : (float, float, float)
-        Typical :func:`foreground_extent` of its images: left-right, front-back, head-foot.
+    extent_mm : (float, float, float), optional
+        Typical :func:`foreground_extent` of its images: left-right, front-back, head-foot; None: any, and only who
+        asks for the model gets it.
     inter_subject : bool
         Whether it was trained to register different subjects.
     description : str
@@ -85,12 +88,13 @@ class ModelInfo:
     network: str
     configuration: Dict[str, Any]
     intensity: IntensityRecipe
-    spacing: float
+    spacing: Optional[float]
     shape_multiple: int
     regularization: float
+    refine: int
     modality: str
     anatomy: str
-    extent_mm: Tuple[float, float, float]
+    extent_mm: Optional[Tuple[float, float, float]]
     inter_subject: bool
     description: str = ""
     training_data: str = ""
@@ -108,13 +112,16 @@ class ModelInfo:
         _require("\n" not in self.description, "description", "a single line", self.description)
         _require(isinstance(self.intensity, IntensityRecipe), "intensity", "an intensity recipe", self.intensity)
         _require(isinstance(self.inter_subject, bool), "inter_subject", "true or false", self.inter_subject)
-        _require(_is_number(self.spacing, 0.05, 50), "spacing", "from 0.05 to 50 mm", self.spacing)
+        usable = self.spacing is None or _is_number(self.spacing, 0.05, 50)
+        _require(usable, "spacing", "from 0.05 to 50 mm", self.spacing)
         _require(_is_number(self.regularization, 0, 1e4), "regularization", "from 0 to 10000", self.regularization)
+        _require(_is_count(self.refine, 0, 10_000), "refine", "a whole number from 0 to 10000", self.refine)
         _require(_is_count(self.shape_multiple, 1, 1024), "shape_multiple", "from 1 to 1024", self.shape_multiple)
         _require(_is_count(self.steps, 0, 10**12), "steps", "a whole number", self.steps)
-        _require(_is_extent(self.extent_mm), "extent_mm", "three lengths in mm", self.extent_mm)
         # A frozen dataclass: these bring tuples and lists to the form that they have after a round trip.
-        object.__setattr__(self, "extent_mm", tuple(float(length) for length in self.extent_mm))
+        if self.extent_mm is not None:
+            _require(_is_extent(self.extent_mm), "extent_mm", "three lengths in mm", self.extent_mm)
+            object.__setattr__(self, "extent_mm", tuple(float(length) for length in self.extent_mm))
         object.__setattr__(self, "configuration", _plain_dict("configuration", self.configuration))
         object.__setattr__(self, "accuracy", _plain_dict("accuracy", self.accuracy))
 
@@ -296,18 +303,29 @@ def choose_model(fixed: sitk.Image, moving: sitk.Image, models: Sequence[ModelFi
     if _is_hounsfield(fixed) != _is_hounsfield(moving):
         return Choice(None, "One image is in Hounsfield units and the other is not; there is no model for such pairs.")
     kind = "CT" if _is_hounsfield(fixed) else "other than CT"
-    candidates = [model for model in models if _is_ct(model.info) == _is_hounsfield(fixed)]
+    candidates = [model for model in _of_a_size(models) if _is_ct(model[0].info) == _is_hounsfield(fixed)]
     if not candidates:
         return Choice(None, f"There is no model for images {kind}.")
     extents = (foreground_extent(fixed), foreground_extent(moving))
-    factors = [max(extent_factor(extent, model.info.extent_mm) for extent in extents) for model in candidates]
+    factors = [max(_extent_factor(extent, expected) for extent in extents) for _, expected in candidates]
     best = factors.index(min(factors))
-    nearest, factor = candidates[best], factors[best]
+    (nearest, expected), factor = candidates[best], factors[best]
     spans = f"the objects span {_lengths(extents[0])} and {_lengths(extents[1])} (fixed, moving)"
-    wanted = f"was trained on {_lengths(nearest.info.extent_mm)}"
+    wanted = f"was trained on {_lengths(expected)}"
     if factor > EXTENT_FACTOR:
         return Choice(None, f"No model fits: {spans}; the nearest, {nearest.info.name}, {wanted}.")
     return Choice(nearest, f"{nearest.info.name} fits best: {spans}; it {wanted}.")
+
+
+def nearest_in_size(extent: Sequence[float], models: Sequence[ModelFile]) -> Optional[ModelFile]:
+    """The model for objects of about this size (mm, in any order of the axes); None if no model is made for a size."""
+    factors = [(_extent_factor(sorted(extent), sorted(expected)), model) for model, expected in _of_a_size(models)]
+    return min(factors, key=lambda found: found[0])[1] if factors else None
+
+
+def _of_a_size(models: Sequence[ModelFile]) -> List[Tuple[ModelFile, Tuple[float, float, float]]]:
+    """The models that are made for objects of a certain size, with that size in mm."""
+    return [(model, model.info.extent_mm) for model in models if model.info.extent_mm is not None]
 
 
 def foreground_extent(image: sitk.Image) -> Tuple[float, float, float]:
@@ -336,7 +354,7 @@ def _is_ct(info: ModelInfo) -> bool:
     return info.modality.upper().startswith("CT")
 
 
-def extent_factor(extent: Sequence[float], expected: Sequence[float]) -> float:
+def _extent_factor(extent: Sequence[float], expected: Sequence[float]) -> float:
     """By how much two sizes differ, along the axis on which they differ most; at least 1."""
     return max(max(a / b, b / a) for a, b in zip(extent, expected))
 

@@ -24,8 +24,8 @@ class RegistrationOptions:
         ``"none"`` (refinement alone, from zero).
     prealign : {"none", "centre", "rigid", "affine"}
         Linear alignment before the network.
-    refine : int
-        Steps of instance optimisation after the network; 0 turns it off.
+    refine : int, optional
+        Steps of instance optimisation after the network; 0 turns it off, None takes the model's own number.
     similarity : {"lncc", "mind", "mi", "mse"}
         What the refinement maximises.
     regularization : float, optional
@@ -46,7 +46,7 @@ class RegistrationOptions:
 
     model: str = "auto"
     prealign: str = "affine"
-    refine: int = 0
+    refine: Optional[int] = 0
     similarity: str = "lncc"
     regularization: Optional[float] = None
     landmark_weight: float = 0.0
@@ -62,9 +62,9 @@ class RegistrationOptions:
         _require_choice("device", self.device, DEVICES)
         _require_choice("precision", self.precision, PRECISIONS)
         _require_kind("maps", self.maps, bool, "true or false")
-        _require_kind("refine", self.refine, int, "a whole number")
-        _require_range("refine", self.refine, 0, 10_000)
-        _require_whole("refine", self.refine)
+        if self.refine is not None:
+            _require_kind("refine", self.refine, int, "a whole number")
+            _require_range("refine", self.refine, 0, 10_000)
         _require_whole("threads", self.threads)
         _require_range("landmark_weight", self.landmark_weight, 0.0, 1e4)
         if self.model == "" or not isinstance(self.model, str):

@@ -104,6 +104,7 @@ def _register(
         guidance = _checked(guidance, fixed, moving)
         report(0.02)
         method = choose_method(fixed_checked, moving_checked, options)
+        _warn_of_no_refinement(method, options, guidance)
         linear = prealign(
             fixed_checked,
             moving_checked,
@@ -178,6 +179,15 @@ def _checked(guidance: Guidance, fixed: sitk.Image, moving: sitk.Image) -> Guida
     if guidance.regularization_map is not None:
         given["regularization_map"] = check_map(guidance.regularization_map)
     return replace(guidance, **given)
+
+
+def _warn_of_no_refinement(method: Method, options: RegistrationOptions, guidance: Guidance) -> None:
+    """Who leaves the steps to the model cannot know that what was given beside the images has no effect."""
+    pull = options.landmark_weight and guidance.fixed_landmarks is not None
+    unused = pull or guidance.regularization_map is not None
+    if unused and options.refine is None and not method.steps:
+        message = "The model recommends no refinement, in which alone landmarks pull and a regularization map acts."
+        warnings.warn(message, RegistrationWarning, stacklevel=2)
 
 
 def _normalised(image: sitk.Image, recipe: IntensityRecipe) -> sitk.Image:

@@ -12,6 +12,10 @@ from .. import session
 
 Structures = Union[slicer.vtkMRMLLabelMapVolumeNode, slicer.vtkMRMLSegmentationNode, None]
 Part = Annotated[float, WithinRange(0, 1)]
+# Without a range 3D Slicer takes the one of the .ui away, and with it the text that stands for the least value.
+Steps = Annotated[int, WithinRange(session.MODELS_OWN, 10_000)]
+Weight = Annotated[float, WithinRange(0, 10_000)]
+Spacing = Annotated[float, WithinRange(0, 50)]
 
 if TYPE_CHECKING:
 
@@ -55,11 +59,11 @@ class Parameters(Wrapper):
     device: str = _SETTINGS.device
     precision: str = _SETTINGS.precision
     prealign: str = _SETTINGS.prealign
-    refine: int = _SETTINGS.refine
+    refine: Steps = _SETTINGS.refine
     similarity: str = _SETTINGS.similarity
-    regularization: float = _SETTINGS.regularization
-    landmarkWeight: float = _SETTINGS.landmark_weight
-    spacing: float = _SETTINGS.spacing
+    regularization: Weight = _SETTINGS.regularization
+    landmarkWeight: Weight = _SETTINGS.landmark_weight
+    spacing: Spacing = _SETTINGS.spacing
 
     wantTransform: str = _OUTPUTS.transform
     wantWarped: bool = _OUTPUTS.warped

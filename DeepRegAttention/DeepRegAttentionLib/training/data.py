@@ -265,9 +265,20 @@ class TrainingDraws(Dataset[Item]):
         """The n-th draw."""
         random = np.random.default_rng((self.options.seed, n))
         pair = self.pairs[random.integers(len(self.pairs))]
-        start = self.options.start_spacing if n < self.start_draws else None
+        spacing = self.options.start_spacing if n < self.start_draws else self.options.spacing
+        assert spacing is not None  # with cases there is one, see TrainingOptions
         change = Change(self.options.augmentation, self.intensities, random)
-        return self.reader.read(pair, start or self.options.spacing, self.labels, self.landmarks, change)
+        item = self.reader.read(pair, spacing, self.labels, self.landmarks, change)
+        count = self.options.labels_a_step
+        return item if count is None or not self.labels else some_labels(item, count, random)
+
+
+def some_labels(item: Item, count: int, random: np.random.Generator) -> Item:
+    """The item with so many labels of its fixed map, chosen by chance; the others become 0 in both maps."""
+    present = [label for label in item["fixed_labels"].unique().tolist() if label != 0]
+    chosen = torch.tensor(random.choice(present, min(count, len(present)), replace=False))
+    maps = {name: item[name] for name in ("fixed_labels", "moving_labels")}
+    return {**item, **{name: torch.where(torch.isin(labels, chosen), labels, 0) for name, labels in maps.items()}}
 
 
 class EpochSampler(Sampler[int]):
@@ -361,6 +372,7 @@ def validation_items(options: TrainingOptions, pairs: Sequence[Pair], multiple: 
     if synthetic is not None and not pairs:
         count = options.data.validation_pairs or SYNTHETIC_VALIDATION_PAIRS
         return SyntheticPairs(synthetic, options.seed + 1, multiple, length=count)
+    assert options.spacing is not None  # with cases there is one, see TrainingOptions
     keep, drop = tuple(options.structures.values()), options.ignore_labels
     grid = (options.spacing, multiple, options.intensity)
     return PairDataset(pairs, *grid, labels=True, landmarks=True, keep=keep, drop=drop)

@@ -14,7 +14,18 @@ from ..engine.models import ModelInfo, save_model
 from .module import RegistrationTraining
 from .options import TrainingOptions
 
-_NO_METADATA = ("name", "network", "configuration", "intensity", "spacing", "shape_multiple", "regularization")
+_NO_METADATA = (
+    "name",
+    "network",
+    "configuration",
+    "intensity",
+    "spacing",
+    "shape_multiple",
+    "regularization",
+    "refine",
+    "steps",
+    "accuracy",
+)
 
 
 class BestModel(Callback):
@@ -100,13 +111,14 @@ def model_info(options: TrainingOptions, multiple: int, steps: int, measured: Ma
         spacing=options.spacing,
         shape_multiple=multiple,
         regularization=options.regularization,
+        refine=options.refine,
         steps=steps,
         accuracy=accuracy,
         **options.metadata,
     )
 
 
-_METADATA = {entry.name: entry for entry in fields(ModelInfo) if entry.name not in (*_NO_METADATA, "steps", "accuracy")}
+_METADATA = {entry.name: entry for entry in fields(ModelInfo) if entry.name not in _NO_METADATA}
 
 
 def _require_metadata(metadata: Mapping[str, Any]) -> None:

@@ -96,7 +96,7 @@ class RegistrationTraining(lightning.LightningModule):
 
 def run_settings(options: TrainingOptions) -> Dict[str, Any]:
     """The settings that a run must keep to the end, as JSON gives them back."""
-    free = ("data", "metadata", "workers", "tune", "regularization")
+    free = ("data", "metadata", "workers", "tune", "regularization", "refine")
     values = {name: value for name, value in options_to_dict(options).items() if name not in free}
     settings: Dict[str, Any] = json.loads(json.dumps(values))
     return settings

@@ -141,10 +141,13 @@ class TrainingOptions:
         Names of the labels that count, such as ``anterior: 1``; without it every label counts.
     ignore_labels : list of int
         Labels that do not count.
+    labels_a_step : int, optional
+        So many labels of each pair, chosen by chance, count at a step; all without it. Each takes memory and time.
     augmentation : Augmentation
         Random changes of the pairs that are trained on.
-    spacing : float
-        Of the working grid, mm.
+    spacing : float, optional
+        Of the working grid, mm. None, without cases: random shapes have no size, and the model will work on a grid
+        as fine as the images allow.
     start_spacing : float, optional
         A coarser grid for the first ``start_steps`` steps.
     steps : int
@@ -159,6 +162,8 @@ class TrainingOptions:
         Keys of ``SIMILARITY_LOSSES`` and, for a network with spatially varying regularization, ``HYPERPRIORS``.
     regularization : float
         Weight of the smoothness in the refinement that the model file recommends.
+    refine : int
+        Steps of refinement that it recommends; 0 suits what was trained with labels, which refinement knows nothing of.
     precision : {"auto", "float32", "bfloat16"}
         Arithmetic of the convolutions; ``"auto"`` takes bfloat16 where it is fast.
     workers : int
@@ -179,8 +184,9 @@ class TrainingOptions:
     test: Tuple[str, ...] = ()
     structures: Dict[str, int] = field(default_factory=dict)
     ignore_labels: Tuple[int, ...] = ()
+    labels_a_step: Optional[int] = None
     augmentation: Augmentation = field(default_factory=Augmentation)
-    spacing: float = 2.0
+    spacing: Optional[float] = 2.0
     start_spacing: Optional[float] = None
     start_steps: int = 0
     steps: int = 1000
@@ -192,6 +198,7 @@ class TrainingOptions:
     hyperprior: str = "beta"
     weights: LossWeights = field(default_factory=LossWeights)
     regularization: float = 1.0
+    refine: int = 30
     precision: str = "auto"
     workers: int = 0
     seed: int = 1
@@ -202,13 +209,15 @@ class TrainingOptions:
         _require_choice("similarity", self.similarity, SIMILARITY_LOSSES)
         _require_choice("hyperprior", self.hyperprior, HYPERPRIORS)
         _require_choice("precision", self.precision, PRECISIONS)
-        for name in ("steps", "accumulate", "validate_every", "patience"):
+        for name in ("steps", "accumulate", "validate_every", "patience", "labels_a_step"):
             _require_count(name, getattr(self, name), 1)
-        for name in ("start_steps", "workers", "seed"):
+        for name in ("start_steps", "refine", "workers", "seed"):
             _require_count(name, getattr(self, name), 0)
         for name in ("spacing", "start_spacing", "learning_rate"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, "above 0", value)
+        if self.spacing is None and self.data.cases is not None:
+            raise OptionError("“spacing”, the working grid in mm, is missing; only random shapes have none.")
         if self.start_steps and self.start_spacing is None:
             raise OptionError("“start_steps” needs “start_spacing”, the grid of these steps in mm.")
         flip = self.augmentation.flip

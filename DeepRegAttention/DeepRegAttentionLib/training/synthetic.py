@@ -7,7 +7,7 @@ judged by the overlap of their labels, learns what the contrasts have in common.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ..engine.errors import OptionError
 from ..engine.fields import exponentiate, resize, smooth, warp
-from .augmentation import Augmentation, Chance, intensity_changes
+from .augmentation import Augmentation, Chance, intensity_changes, require_probability
 
 Item = Dict[str, Tensor]
 
@@ -30,9 +30,13 @@ class SyntheticOptions:
     shape : list of int
         Voxels (k, j, i) of the working grid, where the shapes are random.
     shapes : int
-        Labels of a random map, the background included.
+        Labels of a random map without a background.
+    scale : list of two float
+        From which to which scale the shapes of a map vary, voxels.
     from_labels : bool
         Take the label maps of the training cases instead of random shapes.
+    alike : float
+        Share of the pairs whose images have the same contrast: what matching is, is learned from these first.
     deformation : float
         Largest standard deviation of the velocities that deform each image, voxels.
     smoothness : list of two float
@@ -44,7 +48,9 @@ class SyntheticOptions:
 
     shape: Tuple[int, int, int] = (64, 64, 64)
     shapes: int = 16
+    scale: Tuple[float, float] = (5.0, 16.0)
     from_labels: bool = False
+    alike: float = 0.3
     deformation: float = 3.0
     smoothness: Tuple[float, float] = (8.0, 16.0)
     blur: float = 1.0
@@ -54,8 +60,11 @@ class SyntheticOptions:
     def __post_init__(self) -> None:
         if min(self.shape) < 16 or not 2 <= self.shapes <= 255:
             raise OptionError("“data.synthetic” needs sides of at least 16 voxels and 2 to 255 shapes.")
-        if not 0 < self.smoothness[0] <= self.smoothness[1]:
-            raise OptionError("“data.synthetic.smoothness” must be two ascending scales above 0.")
+        for name in ("scale", "smoothness"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise OptionError(f"“data.synthetic.{name}” must be two ascending scales above 0.")
+        require_probability("data.synthetic.alike", self.alike)
         if min(self.deformation, self.blur, self.bias, self.noise) < 0:
             raise OptionError("“data.synthetic” must not hold negative sizes.")
 
@@ -116,26 +125,35 @@ class SyntheticPairs(Dataset[Item]):
     def __getitem__(self, n: int) -> Item:
         """The n-th pair."""
         random = torch.Generator().manual_seed(int(np.random.default_rng((self.seed, n)).integers(2**62)))
-        labels = self._map(n, random)
+        # Half of the pairs show a body in the dark, as images do whose background is air or was removed.
+        dark, alike = _uniform(random) < 0.5, _uniform(random) < self.options.alike
+        labels = self._map(n, dark, random)
+        colours = [random_colours(int(labels.max()) + 1, dark, random) for _ in range(2)]
         item: Item = {}
-        for name in ("fixed", "moving"):
+        for name, own in zip(("fixed", "moving"), colours[:1] * 2 if alike else colours):
             deformed = self._deformed(labels, random)
+            image = paint(deformed, own, random)
             item[f"{name}_labels"] = deformed
-            item[name] = self.changes(paint(deformed, random), int(torch.randint(2**31, (), generator=random)))
+            item[name] = self.changes(image, int(torch.randint(2**31, (), generator=random)))
         return item
 
-    def _map(self, n: int, random: torch.Generator) -> Tensor:
-        if self.maps is None:
-            return random_shapes(self.options.shape, self.options.shapes, random)
-        return self.maps[n]["fixed_labels"]
+    def _map(self, n: int, dark: bool, random: torch.Generator) -> Tensor:
+        if self.maps is not None:
+            return self.maps[n]["fixed_labels"]
+        options = self.options
+        shapes = random_shapes(options.shape, options.shapes, _uniform(random, *options.scale), random)
+        return torch.where(random_body(options.shape, random), shapes + 1, 0) if dark else shapes
 
     def _deformed(self, labels: Tensor, random: torch.Generator) -> Tensor:
-        size = float(torch.rand((), generator=random)) * self.options.deformation
-        low, high = self.options.smoothness
-        scale = low + (high - low) * float(torch.rand((), generator=random))
+        size = _uniform(random, 0.0, self.options.deformation)
+        scale = _uniform(random, *self.options.smoothness)
         velocity = size * smooth_noise(3, labels.shape[1:], scale, random)
         moved = warp(labels[None].float(), exponentiate(velocity), mode="nearest")
         return moved[0].to(labels.dtype)
+
+
+def _uniform(random: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    return low + (high - low) * float(torch.rand((), generator=random))
 
 
 def smooth_noise(channels: int, shape: Sequence[int], scale: float, random: torch.Generator) -> Tensor:
@@ -147,17 +165,41 @@ def smooth_noise(channels: int, shape: Sequence[int], scale: float, random: torc
     return noise / noise.std().clamp_min(1e-6)
 
 
-def random_shapes(shape: Sequence[int], count: int, random: torch.Generator) -> Tensor:
-    """A label map ``(1, K, J, I)`` of ``count`` labels: in each voxel the largest of as many smooth noises."""
-    scale = max(4.0, min(shape) / 4)
+def random_shapes(shape: Sequence[int], count: int, scale: float, random: torch.Generator) -> Tensor:
+    """A label map ``(1, K, J, I)`` of ``count`` labels: in each voxel the largest of as many smooth noises.
+
+    ``scale`` says over how many voxels they vary.
+    """
     return smooth_noise(count, shape, scale, random).argmax(dim=1).to(torch.int32)
 
 
-def paint(labels: Tensor, random: torch.Generator) -> Tensor:
-    """An image ``(1, K, J, I)`` in 0..1: a random intensity and texture for each label of a map."""
-    count = int(labels.max()) + 1
-    means = torch.rand(count, generator=random)
-    deviations = 0.05 * torch.rand(count, generator=random)
+def random_body(shape: Sequence[int], random: torch.Generator) -> Tensor:
+    """Where ``(1, K, J, I)`` a body is: an uneven ellipsoid that takes a good part of the volume."""
+    squared = torch.zeros(())
+    for axis, n in enumerate(shape):
+        along = torch.linspace(-1, 1, n) / _uniform(random, 0.7, 1.0)
+        squared = squared + along.square().reshape([n if other == axis else 1 for other in range(3)])
+    return squared.sqrt() + 0.1 * smooth_noise(1, shape, min(shape) / 4, random)[0] < 1
+
+
+class Colours(NamedTuple):
+    """How each label of a map is painted; both ``(labels,)``, for intensities in 0..1."""
+
+    means: Tensor
+    deviations: Tensor
+    """Of the noise that is its texture."""
+
+
+def random_colours(count: int, dark: bool, random: torch.Generator) -> Colours:
+    """Random ones; with ``dark`` label 0 is black."""
+    colours = Colours(torch.rand(count, generator=random), 0.05 * torch.rand(count, generator=random))
+    if dark:
+        colours.means[0] = colours.deviations[0] = 0
+    return colours
+
+
+def paint(labels: Tensor, colours: Colours, random: torch.Generator) -> Tensor:
+    """An image ``(1, K, J, I)`` in 0..1 of a label map."""
     noise = torch.randn(labels.shape, generator=random)
     index = labels.long()
-    return (means[index] + deviations[index] * noise).clamp(0, 1)
+    return (colours.means[index] + colours.deviations[index] * noise).clamp(0, 1)

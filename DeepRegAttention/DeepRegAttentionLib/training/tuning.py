@@ -163,6 +163,7 @@ def _open_storage(where: str) -> optuna.storages.BaseStorage:
 def _setup(options: TrainingOptions, tuning: TuningOptions) -> Dict[str, Any]:
     """All that makes trials comparable, as JSON gives it back; where the data lies does not matter."""
     values = {key: value for key, value in options_to_dict(options).items() if key not in ("data", "metadata")}
+    # The steps that the model file recommends change no trial: the study's own stand in their place.
     setup: Dict[str, Any] = json.loads(json.dumps({**values, "refine": tuning.refine}))
     return setup
 

@@ -9,6 +9,7 @@ from trame.widgets import client, html
 from trame.widgets import vuetify3 as v
 
 from ..engine.options import DEVICES, PREALIGNMENTS, SIMILARITIES
+from ..session import MODELS_OWN
 from . import stage as st
 from .inputs import EXTRAS, IMAGES
 from .inspection import titles
@@ -160,7 +161,10 @@ def _small_button(icon: str, click: str, tooltip: str, id: str, **more: Any) -> 
 
 def _advanced() -> None:
     v.VSelect(label="Linear alignment first", v_model=("prealign",), items=("prealigns", list(PREALIGNMENTS)), **FIELD)
-    v.VTextField(label="Steps of refinement", v_model_number=("refine",), type="number", min=0, id="refine", **FIELD)
+    v.VTextField(
+        label=f"Steps of refinement ({MODELS_OWN}: the model's own)", v_model_number=("refine",), type="number",
+        min=MODELS_OWN, id="refine", **FIELD,
+    )  # fmt: skip
     similarities = [{"title": _SIMILARITY_NAMES[name], "value": name} for name in SIMILARITIES]
     v.VSelect(
         label="Similarity in the refinement", v_model=("similarity",), items=("similarities", similarities),

@@ -55,6 +55,26 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertEqual(self.ui.registerButton.text, "Fixed and moving must be two different volumes")
         self.assertFalse(self.ui.registerButton.enabled)
 
+    def test_the_presets_say_how_many_steps(self) -> None:
+        spin = self.ui.refineSpinBox
+        shown = []
+        for preset in (0, 2, 1):
+            self.ui.presetSelector.setCurrentIndex(preset)
+            self.ui.presetSelector.activated(preset)
+            shown.append((spin.value, spin.text))
+        self.assertEqual(shown, [(0, "0"), (150, "150"), (-1, "the model’s own")])
+        self.assertTrue(self.ui.similaritySelector.enabled, "the model may recommend a refinement")
+        for other in (self.ui.regularizationSpinBox, self.ui.spacingSpinBox):
+            self.assertEqual(other.text, "the model’s own")
+        say("a number of one’s own is no preset; the least that can be chosen is the model’s own again")
+        spin.stepUp()
+        self.assertEqual((spin.value, self.ui.presetSelector.currentText), (0, "Fast"))
+        spin.value = 7
+        self.assertEqual(self.ui.presetSelector.currentText, "Custom")
+        spin.value = -5
+        self.assertEqual(self.panel.parameters.refine, -1)
+        self.assertEqual(self.ui.presetSelector.currentText, "Balanced")
+
     def test_register_inspect_judge_save_and_load(self) -> None:
         self.start()
         say("it runs; the window answers")
