@@ -6,7 +6,6 @@ import json
 import pickle
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -607,14 +606,3 @@ def test_the_input_is_left_alone_and_views_of_images_are_taken(make_image):
     normalise(sitk.GetArrayViewFromImage(image), IntensityRecipe())
     normalise(before, IntensityRecipe())
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), before)
-
-
-def test_a_brain_takes_less_than_60_milliseconds():
-    array = np.random.default_rng(0).random((160, 192, 160), dtype=np.float32)
-    array[:20] = 0
-    seconds = []
-    for _ in range(8):
-        start = time.perf_counter()
-        normalise(array, IntensityRecipe())
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.06

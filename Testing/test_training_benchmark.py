@@ -110,6 +110,17 @@ def test_the_results_are_written_as_table_text_and_figure(tmp_path: Path) -> Non
     assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_was_measured_before_stays_in_the_table_in_its_place(tmp_path: Path) -> None:
+    before = rows_of("heart", "unregistered", 0.5) + rows_of("brain", "antspyx SyN", 0.6) + rows_of("brain", "old", 0.1)
+    accuracy.write(before, tmp_path)
+    now = rows_of("brain", "antspyx SyN", 0.7) + rows_of("brain", "unregistered", 0.3)
+    together = accuracy.in_order([*accuracy.measured_before(tmp_path, now), *now])
+    found = [(row["task"], row["method"], float(str(row["dice"]))) for row in together]
+    assert found == [("brain", "unregistered", 0.3), ("brain", "antspyx SyN", 0.7), ("heart", "unregistered", 0.5)]
+    accuracy.write(together, tmp_path)
+    assert "folds_percent" not in accuracy.measured_before(tmp_path, [])[0]
+
+
 def test_the_accuracy_is_recorded_in_the_model_and_its_list(tmp_path: Path) -> None:
     configuration = {"channels": [4, 8]}
     torch.manual_seed(1)

@@ -257,7 +257,7 @@ def preset_tip(name: str) -> str:
     texts = {
         "fast": _("The network alone."),
         "balanced": _("The network, then as much refinement of this pair as its model recommends."),
-        "accurate": _("The network, then a long refinement, in full precision."),
+        "accurate": _("A long refinement, in full precision; models trained with labels do better with Balanced."),
         CUSTOM: _("As set under Advanced."),
     }
     return texts.get(name, "")

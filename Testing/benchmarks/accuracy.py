@@ -5,7 +5,8 @@
 For each task a training configuration says which data, which cases report, which labels count: pairs of those cases
 alone are measured, with every shipped model for that anatomy or for any. All methods start alike, with the middles of
 both grids on each other and no linear alignment, use all processor cores and work in a process of their own, whose peak
-memory is reported. Needs the extras ``train`` and ``benchmark``.
+memory is reported. What the output folder holds of other tasks and methods stays in the table, so that it can be made
+in several goes. Needs the extras ``train`` and ``benchmark``.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def main() -> None:
         options, pairs = reporting_pairs(TASKS[task], arguments.data, arguments.pairs)
         for method in arguments.methods or methods(task):
             rows += measure(task, method, options, pairs)
+    rows = in_order([*measured_before(arguments.output, rows), *rows])
     write(rows, arguments.output)
     if arguments.record:
         for model in list_models():
@@ -178,7 +180,6 @@ def methods(task: str) -> dict[str, Method]:
     contrasts = {"inverted": inverted, "gamma 2": darkened}
     for name in (model.info.name for model in list_models() if model.info.anatomy == ANY):
         found.update({f"{name}, moving {how}": changed(change, found[name]) for how, change in contrasts.items()})
-        found.update({f"antspyx SyN, moving {how}": changed(change, syn) for how, change in contrasts.items()})
     return found
 
 
@@ -326,6 +327,24 @@ def record(model: ModelFile, rows: list[Row]) -> None:
         accuracy = {"data": "pairs of cases held out to report", **found}
         save_model(load_model(model), dataclasses.replace(model.info, accuracy=accuracy), model.path)
         register_model(model.path, model.path.parent)
+
+
+def measured_before(folder: Path, rows: list[Row]) -> list[Row]:
+    """What the folder holds of tasks and methods that are not among the rows."""
+    path = folder / "accuracy.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        before: list[Row] = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    now = {(row["task"], row["method"]) for row in rows}
+    return [row for row in before if (row["task"], row["method"]) not in now]
+
+
+def in_order(rows: list[Row]) -> list[Row]:
+    """Sorted by task and method; of methods that there are no more, none."""
+    order = [(task, method) for task in TASKS for method in methods(task)]
+    places = [(order.index(key), row) for row in rows if (key := (str(row["task"]), str(row["method"]))) in order]
+    return [row for _, row in sorted(places, key=lambda place: place[0])]
 
 
 def write(rows: list[Row], folder: Path) -> None:

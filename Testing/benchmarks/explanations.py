@@ -1,6 +1,6 @@
 """What the maps of a model have to do with the motion and with the anatomy, on pairs that it never saw.
 
-    python Testing/benchmarks/explanations.py ../shared/data --model hippocampus-mr --output results
+    python Testing/benchmarks/explanations.py ../shared/data --task hippocampus --output results
 
 For each map: the rank correlation with the length of the displacement and with its local strain, and the chance that a
 voxel at the border of a structure has a higher value than one elsewhere (0.5: the map knows nothing of structures).
@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from accuracy import read_pair, reporting_pairs
-from DeepRegAttentionLib.engine.models import list_models
+from accuracy import TASKS, read_pair, reporting_pairs
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import RegistrationResult
@@ -40,20 +39,22 @@ VOXELS = 50_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder in which the data sets lie")
-    parser.add_argument("--model", required=True, choices=[model.info.name for model in list_models()])
+    parser.add_argument("--task", required=True, choices=list(TASKS))
+    parser.add_argument("--model", help="one of those for the task; its own if not given")
     parser.add_argument("--pairs", type=int, default=10, help="at most so many")
     parser.add_argument("--output", type=Path, default=Path("explanations"), help="folder for the figure")
     arguments = parser.parse_args()
-    _, pairs = reporting_pairs(arguments.model, arguments.data, arguments.pairs)
+    model = arguments.model or TASKS[arguments.task]
+    _, pairs = reporting_pairs(TASKS[arguments.task], arguments.data, arguments.pairs)
     answers: dict[str, list[list[float]]] = {}
     for number, pair in enumerate(pairs):
         fixed, moving, labels, _ = read_pair(pair)
-        result = register(fixed, moving, RegistrationOptions(model=arguments.model, prealign="none", refine=0))
+        result = register(fixed, moving, RegistrationOptions(model=model, prealign="none", refine=0))
         for name, values in _ask(result, fixed, labels).items():
             answers.setdefault(name, []).append(values)
         if number == 0:
-            draw(result, fixed, labels, arguments.output / f"{arguments.model}-maps.png")
-    show(arguments.model, answers)
+            draw(result, fixed, labels, arguments.output / f"{model}-maps.png")
+    show(model, answers)
 
 
 def _ask(result: RegistrationResult, fixed: sitk.Image, labels: sitk.Image) -> dict[str, list[float]]:

@@ -33,7 +33,7 @@ def models(as_json: AsJson = False) -> None:
 
 def _table(found: list[ModelFile]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("name", "network", "for", "spacing", "accuracy", "licence"):
+    for heading in ("name", "network", "for", "spacing", "mean Dice", "licence"):
         table.add_column(heading, overflow="fold")
     for model in found:
         info = model.info
@@ -44,7 +44,6 @@ def _table(found: list[ModelFile]) -> Table:
 
 
 def _accuracy(measured: Mapping[str, Any]) -> str:
-    """Its plain entries; nested ones are details for ``--json``."""
-    plain = {name: value for name, value in measured.items() if not isinstance(value, (dict, list))}
-    numbers = {n: f"{v:.3g}" if isinstance(v, float) else str(v) for n, v in plain.items()}
-    return ", ".join(f"{name} {text}" for name, text in numbers.items()) or "–"
+    """The mean Dice of each measurement; the rest is for ``--json``."""
+    found = {name: value["dice"] for name, value in measured.items() if isinstance(value, dict) and "dice" in value}
+    return ", ".join(f"{name.replace('_', ' ')} {dice:.3f}" for name, dice in found.items()) or "–"
