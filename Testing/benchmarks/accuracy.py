@@ -70,9 +70,10 @@ def main() -> None:
     for task in arguments.tasks:
         options, pairs = reporting_pairs(TASKS[task], arguments.data, arguments.pairs)
         for method in arguments.methods or methods(task):
-            rows += measure(task, method, options, pairs)
-    rows = in_order([*measured_before(arguments.output, rows), *rows])
-    write(rows, arguments.output)
+            new = measure(task, method, options, pairs)
+            rows = in_order([*measured_before(arguments.output, new), *new])
+            write(rows, arguments.output)
+    Console().print(Markdown((arguments.output / "accuracy.md").read_text(encoding="utf-8")))
     if arguments.record:
         for model in list_models():
             record(model, rows)
@@ -232,10 +233,12 @@ def syn(fixed: sitk.Image, moving: sitk.Image) -> Found:
 
 
 def greedy(fixed: sitk.Image, moving: sitk.Image) -> Found:
-    """greedy as its manual proposes between subjects: NCC of radius 2, three levels."""
+    """greedy as its manual proposes between subjects: NCC of radius 2, three levels, two for images of few slices."""
     from picsl_greedy import Greedy3D
 
-    command = "-i fixed moving -m NCC 2x2x2 -n 100x50x10 -s 2.0vox 0.5vox -sv -V 0"
+    # A level halves the sides, and none of less than four voxels can be smoothed.
+    iterations = "100x50x10" if min(*fixed.GetSize(), *moving.GetSize()) >= 16 else "100x50"
+    command = f"-i fixed moving -m NCC 2x2x2 -n {iterations} -s 2.0vox 0.5vox -sv -V 0"
     with tempfile.TemporaryDirectory() as folder:
         Greedy3D().execute(f"{command} -o {folder}/warp.nii.gz", fixed=fixed, moving=moving)
         return _by_field(sitk.ReadImage(f"{folder}/warp.nii.gz"))
@@ -357,7 +360,6 @@ def write(rows: list[Row], folder: Path) -> None:
     text = "\n".join(table([row for row in rows if row["task"] == name]) for name in _distinct(rows, "task"))
     (folder / "accuracy.md").write_text(text, encoding="utf-8")
     figure(rows).savefig(folder / "accuracy.png", dpi=120)
-    Console().print(Markdown(text))
 
 
 def _distinct(rows: list[Row], key: str) -> list[str]:
