@@ -386,18 +386,20 @@ def table(rows: list[Row]) -> str:
 def figure(rows: list[Row]) -> Figure:
     """A column for each task: the Dice of every pair by method, and the mean seconds."""
     tasks = _distinct(rows, "task")
-    drawn = Figure(figsize=(6.5 * len(tasks), 2 + 0.6 * len(_distinct(rows, "method"))), layout="constrained")
+    drawn = Figure(figsize=(6 * len(tasks), 2 + 0.5 * len(_distinct(rows, "method"))), layout="constrained")
     FigureCanvasAgg(drawn)
     panels = drawn.subplots(2, len(tasks), squeeze=False)
     for task, (upper, lower) in zip(tasks, panels.T):
         own = [row for row in rows if row["task"] == task]
         # From below: the first method is on top.
         names = _distinct(own, "method")[::-1]
-        groups = [[row for row in own if row["method"] == name] for name in names]
-        dice = [numbers(group, "dice") for group in groups]
+        groups = {name: [row for row in own if row["method"] == name] for name in names}
+        dice = [numbers(group, "dice") for group in groups.values()]
         upper.boxplot(dice, orientation="horizontal", tick_labels=names)
         upper.set(title=task, xlabel="mean Dice of each pair")
-        lower.barh(names, [statistics.mean(numbers(group, "seconds")) for group in groups], color="0.6")
+        seconds = {name: statistics.mean(numbers(group, "seconds")) for name, group in groups.items()}
+        seconds.pop("unregistered", None)
+        lower.barh(list(seconds), list(seconds.values()), color="0.6")
         lower.set(xscale="log", xlabel="seconds a pair")
     return drawn
 
