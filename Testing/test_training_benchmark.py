@@ -55,6 +55,16 @@ def test_every_shipped_model_is_measured() -> None:
         assert {accuracy.refined(model) for model in accuracy.models_for(task)} <= set(names)
 
 
+def test_an_unknown_method_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["accuracy.py", str(tmp_path), "--tasks", "heart", "--methods", "nonsense"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        accuracy.main()
+    assert "there is no method “nonsense”; the methods are SimpleITK Demons" in capsys.readouterr().err
+
+
 def test_other_contrasts_keep_the_background_and_the_shape() -> None:
     image = blob_image()
     values = sitk.GetArrayFromImage(image)

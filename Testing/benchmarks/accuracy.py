@@ -66,10 +66,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("accuracy"), help="folder for table and figure")
     parser.add_argument("--record", action="store_true", help="write the accuracy of the models into their files")
     arguments = parser.parse_args()
+    known = {method for task in arguments.tasks for method in methods(task)}
+    for unknown in set(arguments.methods or ()) - known:
+        parser.error(f"there is no method “{unknown}”; the methods are {', '.join(sorted(known))}")
     rows: list[Row] = []
     for task in arguments.tasks:
         options, pairs = reporting_pairs(TASKS[task], arguments.data, arguments.pairs)
-        for method in arguments.methods or methods(task):
+        for method in (name for name in methods(task) if name in (arguments.methods or known)):
             new = measure(task, method, options, pairs)
             rows = in_order([*measured_before(arguments.output, new), *new])
             write(rows, arguments.output)

@@ -319,8 +319,8 @@ def choose_model(fixed: sitk.Image, moving: sitk.Image, models: Sequence[ModelFi
 
 def nearest_in_size(extent: Sequence[float], models: Sequence[ModelFile]) -> Optional[ModelFile]:
     """The model for objects of about this size (mm, in any order of the axes); None if no model is made for a size."""
-    factors = [(_extent_factor(sorted(extent), sorted(expected)), model) for model, expected in _of_a_size(models)]
-    return min(factors, key=lambda found: found[0])[1] if factors else None
+    sized = sorted(_of_a_size(models), key=lambda one: _extent_factor(sorted(extent), sorted(one[1])))
+    return sized[0][0] if sized else None
 
 
 def _of_a_size(models: Sequence[ModelFile]) -> List[Tuple[ModelFile, Tuple[float, float, float]]]:
