@@ -222,8 +222,8 @@ def test_every_other_choice_is_explained(name: str) -> None:
 
 
 def test_the_measured_accuracy_is_shown() -> None:
-    model = session.Model("m", accuracy={"data": "LPBA40", "network": {"dice": 0.7158}, "with": {"dice": 0.7251}})
-    assert "Dice 0.72, 0.73 (LPBA40)" in session.model_text("m", [model])
+    model = session.Model("m", accuracy={"data": "LPBA40", "network": {"dice": 0.7158}, "with_steps": {"dice": 0.7251}})
+    assert "Dice 0.72 network, 0.73 with steps (LPBA40)" in session.model_text("m", [model])
 
 
 # Device

@@ -328,10 +328,10 @@ def _choice_text(name: str) -> str:
 
 
 def _accuracy_text(accuracy: Mapping[str, Any]) -> str:
-    measured = [value for value in accuracy.values() if isinstance(value, dict) and "dice" in value]
+    measured = {name: value["dice"] for name, value in accuracy.items() if isinstance(value, dict) and "dice" in value}
     if not measured:
         return ""
-    dice = ", ".join(f"{value['dice']:.2f}" for value in measured)
+    dice = ", ".join(f"{mean:.2f} {name.replace('_', ' ')}" for name, mean in measured.items())
     return _("Accuracy: Dice {dice} ({data})").format(dice=dice, data=accuracy.get("data", ""))
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from accuracy import TASKS, read_pair, reporting_pairs
+from DeepRegAttentionLib.engine.errors import ModelError
+from DeepRegAttentionLib.engine.models import find_model
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import RegistrationResult
@@ -45,6 +47,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("explanations"), help="folder for the figure")
     arguments = parser.parse_args()
     model = arguments.model or TASKS[arguments.task]
+    try:
+        find_model(model)
+    except ModelError as error:
+        parser.error(str(error))
     _, pairs = reporting_pairs(TASKS[arguments.task], arguments.data, arguments.pairs)
     answers: dict[str, list[list[float]]] = {}
     for number, pair in enumerate(pairs):

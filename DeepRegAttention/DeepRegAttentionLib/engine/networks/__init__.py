@@ -17,8 +17,9 @@ _CLASSES: Dict[str, Tuple[str, str]] = {
     "adregnet": ("adregnet", "ADRegNet"),
 }
 NETWORKS: Tuple[str, ...] = tuple(_CLASSES)
-SPATIALLY_VARYING = "spatially_varying"
-"""The setting that every network has beside the arguments of its constructor."""
+SPATIALLY_VARYING, PASSES = "spatially_varying", "passes"
+"""The settings that every network has beside the arguments of its constructor."""
+MAX_PASSES = 8
 
 
 def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNetwork:
@@ -31,7 +32,8 @@ def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNe
     configuration : mapping
         Arguments of its constructor; those left out take their defaults. With ``spatially_varying: true`` any
         network also predicts how strongly each place is regularized
-        (:class:`~DeepRegAttentionLib.engine.networks.adaptive.SpatiallyVarying`).
+        (:class:`~DeepRegAttentionLib.engine.networks.adaptive.SpatiallyVarying`), and with ``passes: 2`` the same
+        weights register twice, the second time what the first has left.
 
     Raises
     ------
@@ -46,9 +48,13 @@ def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNe
     varying = arguments.pop(SPATIALLY_VARYING, False)
     if not isinstance(varying, bool):
         raise ModelError(f"“{SPATIALLY_VARYING}” of the network {name} must be true or false, not “{varying}”.")
+    passes = arguments.pop(PASSES, 1)
+    if not isinstance(passes, int) or isinstance(passes, bool) or not 1 <= passes <= MAX_PASSES:
+        raise ModelError(f"“{PASSES}” of the network {name} must be a number from 1 to {MAX_PASSES}, not “{passes}”.")
     _require_arguments(name, constructor, arguments)
     try:
         network = constructor(**arguments)
+        network.passes = passes
         return _with_local_strength(network) if varying else network
     except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -62,7 +68,7 @@ def _with_local_strength(network: RegistrationNetwork) -> RegistrationNetwork:
 
 
 def _require_arguments(name: str, constructor: Callable[..., Any], configuration: Mapping[str, Any]) -> None:
-    known = [*inspect.signature(constructor).parameters, SPATIALLY_VARYING]
+    known = [*inspect.signature(constructor).parameters, SPATIALLY_VARYING, PASSES]
     unknown = [key for key in configuration if key not in known]
     if unknown:
         raise ModelError(f"The network {name} has no setting “{unknown[0]}”; its settings are {', '.join(known)}.")

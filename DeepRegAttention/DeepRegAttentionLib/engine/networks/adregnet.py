@@ -129,8 +129,8 @@ class ADRegNet(RegistrationNetwork):
             for c, coarser, attention in zip(self.feature_channels, (0, *self.feature_channels), [*attentions, None])
         )
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
-        """Register; K, J and I must be multiples of ``self.multiple``."""
+    def align(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
+        """A single pass; K, J and I must be multiples of ``self.multiple``."""
         output = NetworkOutput([], [])
         result: Optional[LevelResult] = None
         matches: Optional[Tuple[Matches, Matches]] = None

@@ -8,7 +8,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..fields import resize
+from ..fields import compose, resize, resize_field, warp
 from ..similarity import MIND_CHANNELS, mind_descriptor
 
 
@@ -62,6 +62,26 @@ class NetworkOutput:
         )
 
 
+def in_sequence(passes: Sequence[NetworkOutput]) -> NetworkOutput:
+    """One answer of several, each to the moving image as those before it have warped it.
+
+    The displacements go on from where the pass before ended, and the levels of one pass follow those of the other;
+    maps are the mean over the passes, and features those of the first, which saw the whole motion.
+    """
+    joined = passes[0]
+    for following in passes[1:]:
+        begun = joined.displacement
+        steps = following.displacements
+        joined = NetworkOutput(
+            joined.displacements + [compose(resize_field(begun, step.shape[2:]), step) for step in steps],
+            joined.velocities + following.velocities,
+            joined.forces + following.forces,
+            features=joined.features,
+        )
+    joined.maps = {name: torch.stack([each.maps[name] for each in passes]).mean(dim=0) for name in passes[0].maps}
+    return joined
+
+
 class RegistrationNetwork(nn.Module):
     """What every network is: ``(N, 1, K, J, I)`` fixed and moving in 0..1 to a :class:`NetworkOutput`.
 
@@ -71,10 +91,25 @@ class RegistrationNetwork(nn.Module):
         K, J and I must be multiples of it.
     feature_channels : tuple of int
         Channels of the output's features, coarse to fine.
+    passes : int
+        How often the same weights register, each time what is left ("Recursive Cascaded Networks for Unsupervised
+        Medical Image Registration", arXiv 1907.12353).
     """
 
     multiple: int
     feature_channels: Tuple[int, ...]
+    passes: int = 1
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
+        """Register; K, J and I must be multiples of ``self.multiple``."""
+        outputs = [self.align(fixed, moving)]
+        while len(outputs) < self.passes:
+            outputs.append(self.align(fixed, warp(moving, in_sequence(outputs).displacement)))
+        return in_sequence(outputs)
+
+    def align(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
+        """A single pass, as :meth:`forward`."""
+        raise NotImplementedError
 
 
 def set_to_zero(layer: nn.Module) -> None:

@@ -129,8 +129,8 @@ class DrivenMorph(RegistrationNetwork):
         )
         self.demons = nn.ModuleList(NeuralDemons() for _ in self.feature_channels)
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
-        """Register; K, J and I must be multiples of ``self.multiple``."""
+    def align(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
+        """A single pass; K, J and I must be multiples of ``self.multiple``."""
         fixed_pyramid, moving_pyramid = self.encoder(fixed)[::-1], self.encoder(moving)[::-1]
         output = NetworkOutput([], [])
         displacement: Optional[Tensor] = None

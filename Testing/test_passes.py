@@ -1,0 +1,65 @@
+"""More than one pass: the same weights register again what is left."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DeepRegAttentionLib.engine.errors import ModelError
+from DeepRegAttentionLib.engine.fields import compose, warp
+from DeepRegAttentionLib.engine.networks import build_network
+from DeepRegAttentionLib.engine.similarity import lncc
+from DeepRegAttentionLib.training.objective import objective
+from DeepRegAttentionLib.training.options import LossWeights
+from networks_common import hippocampus_pair, small_network, texture, train
+
+NAMES = pytest.mark.parametrize("name", ["drivenmorph", "adregnet"])
+
+
+@NAMES
+@pytest.mark.parametrize("varying", [False, True])
+def test_two_passes_are_two_registrations_composed(name, varying):
+    once, twice = (small_network(name, spatially_varying=varying, passes=n).eval() for n in (1, 2))
+    twice.load_state_dict(once.state_dict())
+    fixed, moving = texture(16, 24, 16, seed=1), texture(16, 24, 16, seed=2)
+    with torch.no_grad():
+        first = once(fixed, moving)
+        second = once(fixed, warp(moving, first.displacement))
+        output = twice(fixed, moving)
+    torch.testing.assert_close(output.displacement, compose(first.displacement, second.displacement))
+    assert [d.shape for d in output.displacements] == 2 * [d.shape for d in first.displacements]
+    assert len(output.velocities) == 2 * len(first.velocities)
+    assert len(output.forces) == 2 * len(first.forces)
+    for kind, image in output.maps.items():
+        torch.testing.assert_close(image, (first.maps[kind] + second.maps[kind]) / 2)
+    if varying:
+        torch.testing.assert_close(output.regularization, first.regularization)
+
+
+@NAMES
+def test_the_second_pass_learns_to_go_on_where_the_first_ended(name, data_folder):
+    network = small_network(name, passes=2)
+    batch = hippocampus_pair(data_folder)
+    train(network, batch, LossWeights(diffusion=0.2), 20)
+    with torch.no_grad():
+        displacements = network(batch["fixed"], batch["moving"]).displacements
+    first, last = displacements[len(displacements) // 2 - 1], displacements[-1]
+    assert first.shape == last.shape
+    unlike = [float(lncc(batch["fixed"], warp(batch["moving"], d))) for d in (first, last)]
+    assert unlike[1] < unlike[0]
+
+
+@NAMES
+def test_all_passes_are_trained_together(name):
+    network = small_network(name, passes=3)
+    batch = {"fixed": texture(16, 16, 16, seed=1), "moving": texture(16, 16, 16, seed=2)}
+    terms = objective(network(batch["fixed"], batch["moving"]), batch, LossWeights())
+    terms["total"].backward()
+    assert terms["total"].isfinite()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("passes", [0, 9, 1.5, True, "2", None])
+def test_the_number_of_passes_is_checked(passes):
+    with pytest.raises(ModelError, match="from 1 to 8"):
+        build_network("drivenmorph", {"passes": passes})
