@@ -11,16 +11,20 @@ import pytest
 import SimpleITK as sitk
 import torch
 from conftest import blob_image
+from DeepRegAttentionLib.engine.errors import OptionError
 from DeepRegAttentionLib.engine.geometry import Grid, working_grid
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, write_landmarks
+from DeepRegAttentionLib.engine.maps import jacobian_map
 from DeepRegAttentionLib.training.augmentation import (
     Affine,
     Augmentation,
     Chance,
+    Elastic,
     Flip,
     intensity_changes,
     mirror,
+    random_deformation,
     random_pose,
     swapped,
 )
@@ -71,6 +75,44 @@ def test_the_pose_moves_images_labels_and_landmarks_alike(pair: tuple[Case, Case
         )
         inside = posed[f"{role}_labels"][0] > 0
         assert float(posed[role][0][inside].mean()) > float(posed[role][0][~inside].mean()) + 0.3
+
+
+@pytest.mark.parametrize("others", [{}, {"affine": Affine(1.0), "flip": Flip(1.0, ((1, 2),))}])
+def test_a_deformation_moves_images_labels_and_landmarks_alike(pair: tuple[Case, Case], others: dict[str, Any]) -> None:
+    still = read(pair, Augmentation())
+    bent = read(pair, Augmentation(elastic=Elastic(1.0, deformation_mm=8, smoothness_mm=12), **others))
+    assert float((bent["moving"] - still["moving"]).abs().max()) > 0.2
+    for role in ("fixed", "moving"):
+        moved = bent[f"{role}_landmarks"] - still[f"{role}_landmarks"]
+        assert float(moved.norm(dim=1).max()) > 0.5
+        assert float((moved - moved.mean(dim=0)).norm(dim=1).max()) > 0.3
+        np.testing.assert_allclose(
+            at(bent[role], bent[f"{role}_landmarks"]), at(still[role], still[f"{role}_landmarks"]), atol=0.2
+        )
+        inside = bent[f"{role}_labels"][0] > 0
+        assert float(bent[role][0][inside].mean()) > float(bent[role][0][~inside].mean()) + 0.3
+
+
+def test_a_deformation_has_no_fold_and_knows_its_inverse() -> None:
+    grid = working_grid(blob_image(degrees=(10.0, 30.0, 5.0)), 2.0, 4)
+    elastic = Elastic(1.0, deformation_mm=3, smoothness_mm=10)
+    sizes = []
+    for seed in range(5):
+        shape = random_deformation(grid, elastic, np.random.default_rng(seed))
+        field = sitk.DisplacementFieldTransform(shape.there)
+        assert sitk.GetArrayFromImage(jacobian_map(field, grid)).min() > 0
+        point = (grid.centre + 3).tolist()
+        np.testing.assert_allclose(shape.back.TransformPoint(shape.there.TransformPoint(point)), point, atol=0.2)
+        sizes.append(sitk.GetArrayFromImage(field.GetDisplacementField()).std())
+    assert 0 < min(sizes) < max(sizes) < 4
+    still = random_deformation(grid, Elastic(0.0), np.random.default_rng(0))
+    assert still.there.TransformPoint((1.0, 2, 3)) == still.back.TransformPoint((1.0, 2, 3)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("wrong", [{"probability": 2.0}, {"deformation_mm": -1.0}, {"smoothness_mm": 0.0}])
+def test_an_impossible_deformation_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match="elastic"):
+        Elastic(**wrong)
 
 
 def test_the_pose_is_bounded_about_the_middle_of_the_grid() -> None:

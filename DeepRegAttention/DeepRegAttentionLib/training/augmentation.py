@@ -1,16 +1,18 @@
-"""Random changes of a pair before it is trained on: where it lies, by one resampling, and its intensities, by MONAI."""
+"""Random changes of a pair before it is trained on: pose and shape, by one resampling, and intensities, by MONAI."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from torch import Tensor
 
 from ..engine.errors import OptionError
-from ..engine.geometry import Grid
+from ..engine.fields import exponentiate, resize, smooth
+from ..engine.geometry import Grid, displacement_transform, voxels_to_mm
 
 Range = Tuple[float, float]
 
@@ -41,6 +43,30 @@ class Affine:
         for entry in fields(self):
             if getattr(self, entry.name) < 0:
                 raise OptionError(f"“augmentation.affine.{entry.name}” must be at least 0.")
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """Each image of the pair is deformed smoothly and without folds, by chance: new anatomies out of few.
+
+    Attributes
+    ----------
+    probability : float
+        That it happens to an image.
+    deformation_mm : float
+        Largest standard deviation of the velocity; each image draws its own between 0 and this.
+    smoothness_mm : float
+        The scale over which the velocity varies.
+    """
+
+    probability: float = 0.5
+    deformation_mm: float = 2.0
+    smoothness_mm: float = 12.0
+
+    def __post_init__(self) -> None:
+        require_probability("augmentation.elastic.probability", self.probability)
+        if self.deformation_mm < 0 or self.smoothness_mm <= 0:
+            raise OptionError("“augmentation.elastic” needs a deformation of at least 0 and a smoothness above 0 mm.")
 
 
 @dataclass(frozen=True)
@@ -84,6 +110,8 @@ class Augmentation:
     ----------
     affine : Affine, optional
         Pose of each image.
+    elastic : Elastic, optional
+        Shape of each image.
     flip : Flip, optional
         Sides of both.
     gamma : Chance, optional
@@ -99,6 +127,7 @@ class Augmentation:
     """
 
     affine: Optional[Affine] = None
+    elastic: Optional[Elastic] = None
     flip: Optional[Flip] = None
     gamma: Optional[Chance] = None
     contrast: Optional[Chance] = None
@@ -125,6 +154,45 @@ def random_pose(grid: Grid, affine: Optional[Affine], random: np.random.Generato
     pose.SetMatrix((np.array(turn.GetMatrix()).reshape(3, 3) * scales).flatten().tolist())
     pose.SetTranslation(random.uniform(-affine.shift_mm, affine.shift_mm, 3).tolist())
     return pose
+
+
+class Motion(NamedTuple):
+    """A transform of points (LPS mm) and its inverse, which composite transforms cannot tell of every part."""
+
+    there: sitk.Transform
+    back: sitk.Transform
+
+
+def linear(transform: sitk.Transform) -> Motion:
+    """A linear transform with its inverse."""
+    return Motion(transform, transform.GetInverse())
+
+
+def chained(motions: Sequence[Motion]) -> Motion:
+    """Several as one; the last is the first to be applied."""
+    there = sitk.CompositeTransform([motion.there for motion in motions])
+    return Motion(there, sitk.CompositeTransform([motion.back for motion in motions[::-1]]))
+
+
+def random_deformation(grid: Grid, elastic: Optional[Elastic], random: np.random.Generator) -> Motion:
+    """A random diffeomorphism of the grid, from new to old points; else the identity."""
+    if elastic is None or random.random() >= elastic.probability:
+        return linear(sitk.Transform(3, sitk.sitkIdentity))
+    spacing = float(grid.spacing[0])
+    size = random.uniform(0, elastic.deformation_mm) / spacing
+    generator = torch.Generator().manual_seed(int(random.integers(2**31)))
+    velocity = size * smooth_noise(3, grid.size[::-1], elastic.smoothness_mm / spacing, generator)
+    displacements = (exponentiate(sign * velocity) for sign in (1, -1))
+    return Motion(*(displacement_transform(voxels_to_mm(each, grid), grid) for each in displacements))
+
+
+def smooth_noise(channels: int, shape: Sequence[int], scale: float, random: torch.Generator) -> Tensor:
+    """Gaussian noise ``(1, channels, K, J, I)`` of unit variance that varies over so many voxels."""
+    coarse = [max(4, round(n / scale) + 2) for n in shape]
+    noise = resize(torch.randn(1, channels, *coarse, generator=random), shape)
+    # The corners of the linear interpolation are rounded.
+    noise = smooth(noise, scale / 3)
+    return noise / noise.std().clamp_min(1e-6)
 
 
 def mirror(grid: Grid) -> sitk.Transform:

@@ -17,7 +17,17 @@ from ..engine.geometry import Grid, points_to_voxels, resample, to_tensor, worki
 from ..engine.images import check_image, read_image
 from ..engine.intensity import IntensityRecipe, normalise
 from ..engine.landmarks import read_landmarks, require_pairs, transform_landmarks
-from .augmentation import Augmentation, intensity_changes, mirror, random_pose, swapped
+from .augmentation import (
+    Augmentation,
+    Motion,
+    chained,
+    intensity_changes,
+    linear,
+    mirror,
+    random_deformation,
+    random_pose,
+    swapped,
+)
 from .cases import Case, Pair, choose_pairs, read_cases, select
 from .options import TrainingOptions
 from .synthetic import SyntheticPairs
@@ -66,8 +76,8 @@ class View(NamedTuple):
     role: str
     """``fixed`` or ``moving``."""
     case: Case
-    transform: sitk.Transform
-    """From the grid's points to the image's, LPS mm."""
+    motion: Motion
+    """From the grid's points to the image's."""
 
 
 class Change:
@@ -92,10 +102,12 @@ class Change:
         flip = augmentation.flip
         self.mirrored = flip is not None and random.random() < flip.probability
 
-    def poses(self, grid: Grid) -> List[sitk.Transform]:
-        """For each image the transform from the grid's points to those where it lay before, LPS mm."""
-        poses = [random_pose(grid, self.augmentation.affine, self.random) for _ in range(2)]
-        return [sitk.CompositeTransform([pose, mirror(grid)]) if self.mirrored else pose for pose in poses]
+    def motions(self, grid: Grid) -> List[Motion]:
+        """For each image, from the grid's points to those where it lay before."""
+        side = linear(mirror(grid) if self.mirrored else sitk.Transform(3, sitk.sitkIdentity))
+        poses = [linear(random_pose(grid, self.augmentation.affine, self.random)) for _ in range(2)]
+        shapes = [random_deformation(grid, self.augmentation.elastic, self.random) for _ in range(2)]
+        return [chained([pose, side, shape]) for pose, shape in zip(poses, shapes)]
 
     def finish(self, item: Item) -> Item:
         """Change the intensities, and the labels' sides if the images are mirrored."""
@@ -134,16 +146,17 @@ class PairReader:
         fixed, moving = (self._image(case) for case in pair)
         grid = working_grid(fixed, spacing, self.multiple)
         centre = sitk.TranslationTransform(3, (Grid.of(moving).centre - Grid.of(fixed).centre).tolist())
-        poses = [sitk.Transform(3, sitk.sitkIdentity)] * 2 if change is None else change.poses(grid)
-        views = [View("fixed", pair[0], poses[0]), View("moving", pair[1], sitk.CompositeTransform([centre, poses[1]]))]
+        still = linear(sitk.Transform(3, sitk.sitkIdentity))
+        own, other = (still, still) if change is None else change.motions(grid)
+        views = [View("fixed", pair[0], own), View("moving", pair[1], chained([linear(centre), other]))]
         item: Item = {}
         for view in views:
-            item[view.role] = to_tensor(resample(self._image(view.case), grid, view.transform))[0]
+            item[view.role] = to_tensor(resample(self._image(view.case), grid, view.motion.there))[0]
             if labels:
                 item[f"{view.role}_labels"] = self._labels(view, grid)
         if pair[0].mask is not None:
             mask = self.cache.get("mask", pair[0].mask, _read_mask)
-            item["fixed_mask"] = to_tensor(resample(mask, grid, poses[0], nearest=True))[0]
+            item["fixed_mask"] = to_tensor(resample(mask, grid, own.there, nearest=True))[0]
         if landmarks:
             item.update(_landmarks(views, grid))
         return item if change is None else change.finish(item)
@@ -158,7 +171,7 @@ class PairReader:
 
     def _labels(self, view: View, grid: Grid) -> Tensor:
         assert view.case.labels is not None
-        image = resample(self.cache.get("labels", view.case.labels, read_image), grid, view.transform, nearest=True)
+        image = resample(self.cache.get("labels", view.case.labels, read_image), grid, view.motion.there, nearest=True)
         labels = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.int32))[None]
         if self.keep:
             labels = torch.where(torch.isin(labels, torch.tensor(self.keep)), labels, 0)
@@ -177,7 +190,7 @@ def _landmarks(views: Sequence[View], grid: Grid) -> Item:
     item = {"spacing": torch.tensor(float(grid.spacing[0]))}
     for view, own in zip(views, points):
         # To where the image shows them on the grid.
-        shown = transform_landmarks(own, view.transform.GetInverse())
+        shown = transform_landmarks(own, view.motion.back)
         item[f"{view.role}_landmarks"] = points_to_voxels(shown.points, grid)
     return item
 

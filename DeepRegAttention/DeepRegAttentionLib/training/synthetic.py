@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..engine.errors import OptionError
-from ..engine.fields import exponentiate, resize, smooth, warp
-from .augmentation import Augmentation, Chance, intensity_changes, require_probability
+from ..engine.fields import exponentiate, warp
+from .augmentation import Augmentation, Chance, intensity_changes, require_probability, smooth_noise
 
 Item = Dict[str, Tensor]
 
@@ -154,15 +154,6 @@ class SyntheticPairs(Dataset[Item]):
 
 def _uniform(random: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
     return low + (high - low) * float(torch.rand((), generator=random))
-
-
-def smooth_noise(channels: int, shape: Sequence[int], scale: float, random: torch.Generator) -> Tensor:
-    """Gaussian noise ``(1, channels, K, J, I)`` of unit variance that varies over so many voxels."""
-    coarse = [max(4, round(n / scale) + 2) for n in shape]
-    noise = resize(torch.randn(1, channels, *coarse, generator=random), shape)
-    # The corners of the linear interpolation are rounded.
-    noise = smooth(noise, scale / 3)
-    return noise / noise.std().clamp_min(1e-6)
 
 
 def random_shapes(shape: Sequence[int], count: int, scale: float, random: torch.Generator) -> Tensor:
