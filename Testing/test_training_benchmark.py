@@ -90,6 +90,19 @@ def test_demons_on_an_oblique_pair_bring_the_labels_together() -> None:
     assert sitk.GetArrayViewFromImage(found.jacobian).min() > 0
 
 
+@pytest.mark.parametrize("degrees", [(0.0, 0.0, 0.0), (0.0, 0.0, 180.0), (15.0, 40.0, -20.0)])
+def test_the_volume_change_of_a_field_does_not_depend_on_how_the_image_lies(degrees: tuple[float, ...]) -> None:
+    image = blob_image(degrees=degrees)
+    growth = sitk.AffineTransform(3)
+    growth.SetMatrix((1.2, 0.0, 0.0, 0.0, 1.1, 0.0, 0.0, 0.0, 1.0))
+    field = sitk.TransformToDisplacementField(
+        growth, sitk.sitkVectorFloat32, image.GetSize(), image.GetOrigin(), image.GetSpacing(), image.GetDirection()
+    )
+    jacobian = accuracy._by_field(field).jacobian
+    assert jacobian is not None
+    np.testing.assert_allclose(sitk.GetArrayFromImage(jacobian)[2:-2, 2:-2, 2:-2], 1.2 * 1.1, atol=1e-3)
+
+
 def test_a_pair_is_measured_with_its_structures_and_centred_grids(tmp_path: Path) -> None:
     write_blobs(tmp_path)
     path = str(tmp_path / "blobs" / "images" / "case1.nii.gz")

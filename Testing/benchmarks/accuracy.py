@@ -27,6 +27,7 @@ import numpy as np
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.images import read_image, warp_image
+from DeepRegAttentionLib.engine.maps import jacobian_map
 from DeepRegAttentionLib.engine.metrics import dice, hd95, jacobian_statistics, mean_over_labels
 from DeepRegAttentionLib.engine.models import ModelFile, list_models
 from DeepRegAttentionLib.engine.options import RegistrationOptions
@@ -288,9 +289,8 @@ def _written(folder: str, *images: sitk.Image) -> list[str]:
 
 def _by_field(field: sitk.Image) -> Found:
     """By displacements on the fixed grid, LPS mm."""
-    field = sitk.Cast(field, sitk.sitkVectorFloat64)
-    jacobian = sitk.DisplacementFieldJacobianDeterminant(field)
-    return Found(sitk.DisplacementFieldTransform(field), jacobian)
+    grid, transform = Grid.of(field), sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    return Found(transform, jacobian_map(transform, grid))
 
 
 def cold_start(pair: Pair) -> float:
