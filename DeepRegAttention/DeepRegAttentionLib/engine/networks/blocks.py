@@ -14,7 +14,7 @@ from ..similarity import MIND_CHANNELS, mind_descriptor
 
 @dataclass
 class NetworkOutput:
-    """What every network returns, coarse to fine.
+    """What every network returns, coarse to fine, pass after pass.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class NetworkOutput:
     maps : dict of str to Tensor
         Explanatory maps in 0..1 on the finest level, ``(N, 1, K, J, I)``.
     features : list of Tensor
-        Features for additional decoders, one per level, ``(N, C_l, k, j, i)``.
+        Features for additional decoders, one per level of the first pass, ``(N, C_l, k, j, i)``.
     regularization : Tensor, optional
         Relative local strength w(x) of the regularization in (0, 1) on the finest level, ``(N, 1, K, J, I)``:
         lambda(x) is the maximum strength times w(x).
@@ -62,24 +62,20 @@ class NetworkOutput:
         )
 
 
-def in_sequence(passes: Sequence[NetworkOutput]) -> NetworkOutput:
-    """One answer of several, each to the moving image as those before it have warped it.
+def continued(begun: NetworkOutput, passes: int, following: NetworkOutput) -> NetworkOutput:
+    """The answer of so many passes, and that of one more to the moving image as they have warped it, as one.
 
-    The displacements go on from where the pass before ended, and the levels of one pass follow those of the other;
-    maps are the mean over the passes, and features those of the first, which saw the whole motion.
+    The displacements go on from where the passes before ended, and the new levels follow theirs; maps are the mean
+    over all passes, and features those of the first, which saw the whole motion.
     """
-    joined = passes[0]
-    for following in passes[1:]:
-        begun = joined.displacement
-        steps = following.displacements
-        joined = NetworkOutput(
-            joined.displacements + [compose(resize_field(begun, step.shape[2:]), step) for step in steps],
-            joined.velocities + following.velocities,
-            joined.forces + following.forces,
-            features=joined.features,
-        )
-    joined.maps = {name: torch.stack([each.maps[name] for each in passes]).mean(dim=0) for name in passes[0].maps}
-    return joined
+    steps, maps = following.displacements, following.maps
+    return NetworkOutput(
+        begun.displacements + [compose(resize_field(begun.displacement, step.shape[2:]), step) for step in steps],
+        begun.velocities + following.velocities,
+        begun.forces + following.forces,
+        {name: (passes * begun.maps[name] + maps[name]) / (passes + 1) for name in maps},
+        begun.features,
+    )
 
 
 class RegistrationNetwork(nn.Module):
@@ -102,10 +98,10 @@ class RegistrationNetwork(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
         """Register; K, J and I must be multiples of ``self.multiple``."""
-        outputs = [self.align(fixed, moving)]
-        while len(outputs) < self.passes:
-            outputs.append(self.align(fixed, warp(moving, in_sequence(outputs).displacement)))
-        return in_sequence(outputs)
+        output = self.align(fixed, moving)
+        for passes in range(1, self.passes):
+            output = continued(output, passes, self.align(fixed, warp(moving, output.displacement)))
+        return output
 
     def align(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
         """A single pass, as :meth:`forward`."""
