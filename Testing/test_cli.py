@@ -573,10 +573,12 @@ def test_the_samples_fit_each_other():
 
 
 def test_the_demo_ends_with_a_report(tmp_path):
-    outcome = call("demo", "--output", tmp_path / "demo", "--refine", 1)
+    outcome = call("demo", "--output", tmp_path / "demo", "--model", "brain-t1-adregnet", "--refine", 1)
     assert outcome.exit_code == 0, outcome.stderr
     assert {"report.html", "warped_labels.nii.gz", "transform.h5"} <= set(files_in(tmp_path / "demo"))
-    tissues = json.loads((tmp_path / "demo" / "metrics.json").read_text())["tissue_dice"]
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    assert metrics["model"]["name"] == "brain-t1-adregnet"
+    tissues = metrics["tissue_dice"]
     assert tissues["after"]["grey"] > tissues["before"]["grey"] > 0.5
     assert outcome.stdout.count("Dice of grey matter") == 1
     report, viewer = outcome.stdout.splitlines()[-2:]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Dict
 
 import typer
 
-from .arguments import Refine
+from .arguments import Model, Refine
 from .console import ReadableErrors, results, say
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Result folder.")]
 
 
 @ReadableErrors()
-def demo(output: Output = Path("demo"), refine: Refine = None) -> None:
+def demo(output: Output = Path("demo"), model: Model = None, refine: Refine = None) -> None:
     """Register the Colin27 brain to the ICBM152 average brain and carry the AAL atlas over to it."""
     from ..case import read_case
     from ..engine.resources import resource_folder
@@ -33,7 +33,7 @@ def demo(output: Output = Path("demo"), refine: Refine = None) -> None:
     from .settings import read_options
 
     samples = resource_folder("Samples")
-    options = read_options("balanced", {"refine": refine})
+    options = read_options("balanced", {"model": model, "refine": refine})
     require_writable(output)
     names = {"fixed": "icbm152-t1", "moving": "colin27-t1", "labels": "colin27-aal"}
     case = read_case({role: samples / f"{name}.nii.gz" for role, name in names.items()})
