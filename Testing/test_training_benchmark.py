@@ -16,7 +16,7 @@ from conftest import REPOSITORY, blob_image
 from DeepRegAttentionLib.engine.images import warp_image
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
-from DeepRegAttentionLib.engine.models import ModelInfo, find_model, list_models, register_model, save_model
+from DeepRegAttentionLib.engine.models import ModelInfo, find_model, list_models, load_model, register_model, save_model
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.training.options import read_training_options
@@ -24,6 +24,7 @@ from training_common import tiny, write_blobs
 
 sys.path.insert(0, str(REPOSITORY / "Testing" / "benchmarks"))
 import accuracy
+import varying
 
 
 def rows_of(task: str, method: str, *overlaps: float) -> list[dict[str, Any]]:
@@ -167,3 +168,17 @@ def test_the_accuracy_is_recorded_in_the_model_and_its_list(tmp_path: Path) -> N
     assert kept["a_refined"]["dice"] == 0.9
     assert find_model(str(tmp_path / "tiny.safetensors")).info.accuracy == kept
     assert json.loads((tmp_path / "models.json").read_text())["models"][0]["accuracy"] == kept
+
+
+def test_networks_with_and_without_a_local_strength_are_trained_alike(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    recipe = tiny(tmp_path, weights={"labels": 2.0}, labels_a_step=1)
+    runs = {on: varying.simplified(recipe, on, steps=2, spacing=4.0) for on in (True, False)}
+    assert runs[True].weights.diffusion == 2 * runs[False].weights.diffusion
+    assert (runs[True].seed, runs[True].data) == (runs[False].seed, runs[False].data)
+    for on, options in runs.items():
+        found = varying.outcome(options, tmp_path / str(on))
+        assert set(varying.MEASURES) <= set(found)
+        network = load_model(tmp_path / str(on) / "tiny.safetensors")
+        strength = network(torch.rand(1, 1, 8, 8, 8), torch.rand(1, 1, 8, 8, 8)).regularization
+        assert (strength is not None) == on
