@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import qt
 import slicer
@@ -22,8 +22,9 @@ KEY = "A"
 class InspectSection:
     """Lets a person choose a result and how it is shown, and keeps the views in step with the parameters."""
 
-    def __init__(self, ui: Any) -> None:
-        self._ui = ui
+    def __init__(self, ui: Any, changed: Callable[[Optional[results.Result]], None]) -> None:
+        """``changed`` is told what is looked at whenever that was decided anew."""
+        self._ui, self._changed = ui, changed
         self._parameters: Optional[Parameters] = None
         self._display: Optional[Display] = None
         self._shown: Optional[View] = None
@@ -64,9 +65,16 @@ class InspectSection:
         """Read the results of the scene anew."""
         found = results.find_results(slicer.mrmlScene)
         entries = [Choice(result.node.GetID(), result.name) for result in found]
-        choices.fill(self._ui.resultSelector, entries or [Choice("", _("None yet"))])
+        choices.fill(self._ui.resultSelector, [Choice("", _("None") if found else _("None yet")), *entries])
         wanted = self._parameters.result if self._parameters is not None else None
         self._take(next((result for result in found if result.node is wanted), None))
+        self._changed(self.result)
+
+    def show_none(self) -> None:
+        """Take away what is drawn of a result."""
+        if self._parameters is not None:
+            self._parameters.result = None
+        self.find()
 
     def show_newest(self, result: results.Result) -> None:
         """Look at a result that has just been made."""
@@ -95,8 +103,8 @@ class InspectSection:
             self._fill_layout()
         elif self._display is not None and result is not None:
             self._display.result = result
+        choices.select(self._ui.resultSelector, "" if result is None else result.node.GetID())
         if result is not None:
-            choices.select(self._ui.resultSelector, result.node.GetID())
             self._offer_overlays(result)
 
     def _forget(self) -> None:

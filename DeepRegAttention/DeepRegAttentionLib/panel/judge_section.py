@@ -32,7 +32,7 @@ class JudgeSection:
         tables = result.tables if result is not None else {}
         plots = result.plots if result is not None else {}
         choices.fill(ui.tableSelector, [Choice(name, table_text(name)) for name in tables])
-        ui.judgeText.text = session.summary_text(result.metrics) if result is not None else _("No result yet.")
+        ui.judgeText.text = session.summary_text(result.metrics) if result is not None else _("No result.")
         ui.tableSelector.visible = ui.measuresTable.visible = bool(tables)
         ui.exportButton.enabled = bool(tables)
         ui.histogramButton.enabled, ui.diceButton.enabled = "histogram" in plots, "dice" in plots

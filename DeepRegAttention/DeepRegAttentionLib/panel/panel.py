@@ -47,8 +47,8 @@ class Panel:
         self._question: Any = None
         self._model = ModelSection(self.ui)
         self._run = RunSection(self.ui, self._runner, self.toggle)
-        self._inspect = InspectSection(self.ui)
         self._judge = JudgeSection(self.ui, self._run.fail)
+        self._inspect = InspectSection(self.ui, self._judge.show)
         self._dependencies = DependencySection(self.ui, self._runner)
         choices.fill(self.ui.transformSelector, choices.transform_choices())
         for name, combo in COMBOS.items():
@@ -74,7 +74,7 @@ class Panel:
             widgets = {name: getattr(self.ui, widget) for name, widget in WIDGETS.items()}
             self._tag = parameters.connectParametersToGui(widgets)
             self._observation = parameters.AddObserver(vtk.vtkCommand.ModifiedEvent, self.refresh)
-            self._find_results()
+            self._inspect.find()
         self.refresh()
 
     def enter(self) -> None:
@@ -82,7 +82,7 @@ class Panel:
         self._inspect.activate(True)
         self._runner.warm_up()
         if self.parameters is not None:
-            self._find_results()
+            self._inspect.find()
             self.refresh()
 
     def exit(self) -> None:
@@ -101,13 +101,14 @@ class Panel:
     # What the person does
 
     def load_sample(self) -> None:
-        """Load the sample pair and choose it."""
+        """Load the sample pair and choose it; nothing of an earlier result stays drawn over it."""
         parameters = self.parameters
         if parameters is None:
             return
         pair = sample.load_pair(resource_folder("Samples").parent)
         with slicer.util.NodeModify(parameters.parameterNode):
             parameters.fixed, parameters.moving = pair
+        self._inspect.show_none()
         sample.show_pair(pair)
 
     def toggle(self) -> None:
@@ -185,20 +186,15 @@ class Panel:
         self._run.ended(registration)
         if registration.result is not None and self.parameters is not None:
             self._inspect.show_newest(registration.result)
-            self._judge.show(self._inspect.result)
             self._inspect.refresh()
         elif isinstance(registration.error, CancelledError):
             self._inspect.refresh()
-
-    def _find_results(self) -> None:
-        self._inspect.find()
-        self._judge.show(self._inspect.result)
 
     def _on_import(self, *caller_and_event: Any) -> None:
         """A scene was read: the nodes that its parameters name came after them, and nobody was told."""
         if self.parameters is not None:
             self.parameters.parameterNode.Modified()
-            self._find_results()
+            self._inspect.find()
             self.refresh()
             # The selectors have the new nodes only when this is over.
             qt.QTimer.singleShot(0, self._read_again)

@@ -88,6 +88,7 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self._check_comparison(result)
         self._check_deformation(result)
         self._check_judge(result)
+        self._check_choice(result)
         self._check_saved(result)
         self.assertEqual(files_left(), [])
 
@@ -233,6 +234,38 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
             path = Path(folder) / "measures.csv"
             self.panel._judge.export(str(path))
             self.assertGreater(len(path.read_text(encoding="utf-8").splitlines()), 3)
+
+    def _check_choice(self, result) -> None:
+        say("nothing of a result is left in the views once none is chosen, and Judge follows")
+        self.ui.overlaySelector.setCurrentIndex(self.ui.overlaySelector.findData("jacobian"))
+        self.ui.deformationSelector.setCurrentIndex(self.ui.deformationSelector.findData("grid"))
+
+        def drawn():
+            composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+            nodes = slicer.util.getNodesByClass("vtkMRMLTransformDisplayNode")
+            grid = any(node.GetVisibility() and node.GetVisibility2D() for node in nodes)
+            return composite.GetForegroundVolumeID() == result.maps["jacobian"].GetID(), grid
+
+        self.assertEqual(drawn(), (True, True))
+        self._choose("")
+        self.assertEqual(drawn(), (False, False))
+        self.assertFalse(self.ui.exportButton.enabled)
+        self._choose(result.node.GetID())
+        self.assertEqual(drawn(), (True, True))
+        self.assertTrue(self.ui.exportButton.enabled)
+        self.ui.sampleButton.click()
+        self.assertEqual(drawn(), (False, False))
+        for node in (self.panel.parameters.fixed, self.panel.parameters.moving):
+            slicer.mrmlScene.RemoveNode(node)
+        self.panel.parameters.fixed, self.panel.parameters.moving = result.fixed, result.moving
+        self._choose(result.node.GetID())
+        self.ui.overlaySelector.setCurrentIndex(0)
+        self.ui.deformationSelector.setCurrentIndex(0)
+
+    def _choose(self, result) -> None:
+        selector = self.ui.resultSelector
+        selector.setCurrentIndex(selector.findData(result))
+        selector.activated(selector.currentIndex)
 
     def _check_saved(self, result) -> None:
         say("saved with the scene, and restored from it")
