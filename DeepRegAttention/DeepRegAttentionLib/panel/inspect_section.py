@@ -72,9 +72,7 @@ class InspectSection:
 
     def show_none(self) -> None:
         """Take away what is drawn of a result."""
-        if self._parameters is not None:
-            self._parameters.result = None
-        self.find()
+        self._look_at(None)
 
     def show_newest(self, result: results.Result) -> None:
         """Look at a result that has just been made."""
@@ -88,8 +86,11 @@ class InspectSection:
 
     def _choose_result(self, index: int) -> None:
         chosen = choices.value_of(self._ui.resultSelector)
+        self._look_at(slicer.mrmlScene.GetNodeByID(chosen) if chosen else None)
+
+    def _look_at(self, node: Optional[slicer.vtkMRMLScriptedModuleNode]) -> None:
         if self._parameters is not None:
-            self._parameters.result = slicer.mrmlScene.GetNodeByID(chosen) if chosen else None
+            self._parameters.result = node
             self.find()
             self.refresh()
 

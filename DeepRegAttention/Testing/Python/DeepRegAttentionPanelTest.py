@@ -218,11 +218,9 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         for value in ("grid", "arrows", "contours", "force"):
             self.ui.deformationSelector.setCurrentIndex(self.ui.deformationSelector.findData(value))
             settle(0.1)
-            nodes = slicer.util.getNodesByClass("vtkMRMLTransformDisplayNode")
-            self.assertTrue(any(node.GetVisibility() and node.GetVisibility2D() for node in nodes), value)
+            self.assertTrue(_is_deformation_drawn(), value)
         self.ui.deformationSelector.setCurrentIndex(0)
-        nodes = slicer.util.getNodesByClass("vtkMRMLTransformDisplayNode")
-        self.assertFalse(any(node.GetVisibility() and node.GetVisibility2D() for node in nodes))
+        self.assertFalse(_is_deformation_drawn())
 
     def _check_judge(self, result) -> None:
         say("the tables, a plot, the export")
@@ -242,9 +240,7 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
 
         def drawn():
             composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
-            nodes = slicer.util.getNodesByClass("vtkMRMLTransformDisplayNode")
-            grid = any(node.GetVisibility() and node.GetVisibility2D() for node in nodes)
-            return composite.GetForegroundVolumeID() == result.maps["jacobian"].GetID(), grid
+            return composite.GetForegroundVolumeID() == result.maps["jacobian"].GetID(), _is_deformation_drawn()
 
         self.assertEqual(drawn(), (True, True))
         self._choose("")
@@ -255,6 +251,7 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertTrue(self.ui.exportButton.enabled)
         self.ui.sampleButton.click()
         self.assertEqual(drawn(), (False, False))
+        self.assertFalse(self.ui.overlaySelector.enabled)
         for node in (self.panel.parameters.fixed, self.panel.parameters.moving):
             slicer.mrmlScene.RemoveNode(node)
         self.panel.parameters.fixed, self.panel.parameters.moving = result.fixed, result.moving
@@ -262,9 +259,9 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.ui.overlaySelector.setCurrentIndex(0)
         self.ui.deformationSelector.setCurrentIndex(0)
 
-    def _choose(self, result) -> None:
+    def _choose(self, node_id: str) -> None:
         selector = self.ui.resultSelector
-        selector.setCurrentIndex(selector.findData(result))
+        selector.setCurrentIndex(selector.findData(node_id))
         selector.activated(selector.currentIndex)
 
     def _check_saved(self, result) -> None:
@@ -378,6 +375,11 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertIn("crashed", self.ui.statusLabel.text)
         runner = self.panel._runner
         wait_until(lambda: runner.state.value == "ready", "the worker is started again", START_S)
+
+
+def _is_deformation_drawn() -> bool:
+    nodes = slicer.util.getNodesByClass("vtkMRMLTransformDisplayNode")
+    return any(node.GetVisibility() and node.GetVisibility2D() for node in nodes)
 
 
 def _translation(name: str, right_mm: float) -> slicer.vtkMRMLTransformNode:
