@@ -94,6 +94,10 @@ def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:
         ("augmentation: {affine: {scale: -1}}", "“augmentation.affine.scale” must be at least 0"),
         ("weights: {labels: 1}\naugmentation: {flip: {}}", "needs “swap_labels”"),
         ("spacing: 2\naugmentation: {elastic: {smoothness_mm: 0.1}}", "must be at least the spacing, 2 mm"),
+        (
+            "spacing: 2\nstart_spacing: 4\nstart_steps: 1\naugmentation: {elastic: {smoothness_mm: 3}}",
+            "must be at least the spacing, 4 mm",
+        ),
     ],
 )
 def test_what_makes_no_sense_gets_a_sentence(tmp_path: Path, line: str, words: str) -> None:

@@ -3,8 +3,8 @@
     python Testing/benchmarks/varying.py ../shared/data --output varying
 
 The same pairs in the same order, on a coarse grid and without random changes; the pairs that choose the weights judge,
-those that report stay unseen. Half the maximum of a local strength is the one that is the same everywhere. Four runs of
-20 minutes on one core; ``--networks`` takes one network alone. Needs the extra ``train``.
+those that report stay unseen. Four runs of 20 minutes on one core; ``--networks`` takes one network alone. Needs the
+extra ``train``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from DeepRegAttentionLib.engine.errors import RegistrationError
 from DeepRegAttentionLib.engine.models import read_model_info
+from DeepRegAttentionLib.engine.networks import NETWORKS
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.training.augmentation import Augmentation
 from DeepRegAttentionLib.training.options import TrainingOptions, read_training_options
@@ -22,28 +24,36 @@ from DeepRegAttentionLib.training.run import train
 from rich.console import Console
 from rich.table import Table
 
-RECIPES = {"adregnet": "brain-t1-adregnet", "drivenmorph": "brain-t1-drivenmorph"}
 DIFFUSION = {True: 1.0, False: 0.5}
+"""With a local strength it is the maximum, half of which is as much as the strength that is the same everywhere."""
 MEASURES = ("dice", "folds_percent", "similarity")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder in which the data sets lie")
-    parser.add_argument("--networks", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--spacing", type=float, default=4.0, help="mm of the working grid")
     parser.add_argument("--output", type=Path, default=Path("varying"), help="folder for the runs")
     arguments = parser.parse_args()
+    try:
+        Console().print(compared(arguments))
+    except RegistrationError as error:
+        parser.error(str(error))
+
+
+def compared(arguments: argparse.Namespace) -> Table:
+    """Trains each network twice; what each run reached, one a row."""
     table = Table("network", "spatially varying", *MEASURES)
     for network in arguments.networks:
-        recipe = read_training_options(resource_folder("Training") / f"{RECIPES[network]}.yaml")
+        recipe = read_training_options(resource_folder("Training") / f"brain-t1-{network}.yaml")
         recipe = replace(recipe, data=replace(recipe.data, root=str(arguments.data)))
         for varying in (True, False):
             options = simplified(recipe, varying, arguments.steps, arguments.spacing)
             found = outcome(options, arguments.output / f"{network}-{'varying' if varying else 'uniform'}")
             table.add_row(network, "yes" if varying else "no", *(f"{found[name]:.4f}" for name in MEASURES))
-    Console().print(table)
+    return table
 
 
 def simplified(recipe: TrainingOptions, varying: bool, steps: int, spacing: float) -> TrainingOptions:

@@ -225,9 +225,10 @@ class TrainingOptions:
             raise OptionError(
                 "“augmentation.flip” needs “swap_labels” where labels are trained with; [] if none has sides."
             )
-        elastic, finest = self.augmentation.elastic, self.spacing
-        if elastic is not None and finest is not None and elastic.smoothness_mm < finest:
-            raise OptionError(f"“augmentation.elastic.smoothness_mm” must be at least the spacing, {finest:g} mm.")
+        elastic = self.augmentation.elastic
+        spacing = max(self.spacing or 0.0, (self.start_spacing or 0.0) if self.start_steps else 0.0)
+        if elastic is not None and elastic.smoothness_mm < spacing:
+            raise OptionError(f"“augmentation.elastic.smoothness_mm” must be at least the spacing, {spacing:g} mm.")
         both = set(self.validation) & set(self.test)
         if both:
             raise OptionError(f"“{min(both)}” is both in “validation” and in “test”; one chooses, the other reports.")
