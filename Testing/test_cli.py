@@ -501,7 +501,7 @@ def test_a_preset_that_is_not_json_is_an_option_error(tmp_path):
 
 
 def test_models_lists_what_a_folder_holds(tmp_path, monkeypatch):
-    from DeepRegAttentionLib.engine import models as engine_models
+    from DeepRegAttentionLib.engine.models import files as engine_models
     from DeepRegAttentionLib.engine.networks import build_network
     from test_models import make_info
 
@@ -520,7 +520,7 @@ def test_models_lists_what_a_folder_holds(tmp_path, monkeypatch):
 
 
 def test_a_damaged_list_of_models_is_code_5(tmp_path, monkeypatch):
-    from DeepRegAttentionLib.engine import models as engine_models
+    from DeepRegAttentionLib.engine.models import files as engine_models
 
     (tmp_path / "models.json").write_text("{")
     monkeypatch.setattr(engine_models, "resource_folder", lambda name: tmp_path)

@@ -12,7 +12,7 @@ from DeepRegAttentionLib.engine.errors import ModelError
 from DeepRegAttentionLib.engine.geometry import working_grid
 from DeepRegAttentionLib.engine.memory import memory_needed
 from DeepRegAttentionLib.engine.method import working_voxels
-from DeepRegAttentionLib.engine.models import find_model
+from DeepRegAttentionLib.engine.models.files import find_model
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 
 MODEL = "brain-t1-drivenmorph"

@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine import metrics
-from DeepRegAttentionLib.engine.errors import (
-    EmptyImageError,
-    ImageError,
-    LabelError,
-    LandmarkError,
-    MaskError,
-)
+from DeepRegAttentionLib.engine.errors import EmptyImageError, ImageError, LabelError, LandmarkError, MaskError
 from DeepRegAttentionLib.engine.landmarks import Landmarks, transform_landmarks
 from hypothesis import given, settings
 from hypothesis import strategies as st

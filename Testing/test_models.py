@@ -15,22 +15,20 @@ import safetensors.torch
 import SimpleITK as sitk
 import torch
 from conftest import REPOSITORY
-from DeepRegAttentionLib.engine import models
 from DeepRegAttentionLib.engine.errors import ModelError, OutputError, RegistrationError
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe, background_value, normalise
-from DeepRegAttentionLib.engine.models import (
+from DeepRegAttentionLib.engine.models import files
+from DeepRegAttentionLib.engine.models.choice import choose_model, foreground_extent, nearest_in_size
+from DeepRegAttentionLib.engine.models.files import (
     ModelFile,
-    ModelInfo,
-    choose_model,
     find_model,
-    foreground_extent,
     list_models,
     load_model,
-    nearest_in_size,
     read_model_info,
     register_model,
     save_model,
 )
+from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.resources import resource_folder
 from hypothesis import given, settings
@@ -226,7 +224,7 @@ def test_foreign_safetensors(tmp_path, metadata):
 def test_too_large_file(tmp_path):
     path = tmp_path / "large.safetensors"
     with path.open("wb") as file:
-        file.truncate(models.MAX_BYTES + 1)
+        file.truncate(files.MAX_BYTES + 1)
     with pytest.raises(ModelError, match="larger than the 8 MB"):
         read_model_info(path)
 
@@ -330,7 +328,7 @@ def test_unknown_network():
 
 
 def test_the_list_of_models_needs_no_torch():
-    code = "import sys; from DeepRegAttentionLib.engine.models import list_models; list_models(); "
+    code = "import sys; from DeepRegAttentionLib.engine.models.files import list_models; list_models(); "
     code += "print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -371,7 +369,7 @@ def test_damaged_model_is_not_registered(model_path, tmp_path):
     model_path.write_bytes(model_path.read_bytes()[:-2])
     with pytest.raises(ModelError, match="damaged"):
         register_model(model_path, tmp_path)
-    assert not (tmp_path / models.LIST_NAME).exists()
+    assert not (tmp_path / files.LIST_NAME).exists()
 
 
 def test_hash_mismatch(model_path, tmp_path):
@@ -401,7 +399,7 @@ def test_unknown_name_gets_the_names_and_a_suggestion(model_path, tmp_path):
 
 
 def test_name_where_no_models_are_installed(tmp_path):
-    (tmp_path / models.LIST_NAME).write_text('{"schema": 1, "models": []}')
+    (tmp_path / files.LIST_NAME).write_text('{"schema": 1, "models": []}')
     assert list_models(tmp_path) == []
     with pytest.raises(ModelError, match="no models are installed"):
         find_model("brain", tmp_path)
@@ -411,7 +409,7 @@ def test_damaged_lists(model_path, tmp_path):
     with pytest.raises(ModelError, match="cannot be read"):
         list_models(tmp_path)
     register_model(model_path, tmp_path)
-    path = tmp_path / models.LIST_NAME
+    path = tmp_path / files.LIST_NAME
     entry = json.loads(path.read_text(encoding="utf-8"))["models"][0]
     wrong = {
         "not valid JSON": "{",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from DeepRegAttentionLib.messages import STAGES
-from DeepRegAttentionLib.pace import SECONDS, Pace
+from DeepRegAttentionLib.jobs.messages import STAGES
+from DeepRegAttentionLib.worker.pace import SECONDS, Pace
 from hypothesis import given
 from hypothesis import strategies as st
 

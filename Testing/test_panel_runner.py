@@ -14,9 +14,9 @@ from typing import Any, Callable, Deque, Dict, List, Tuple
 import pytest
 import SimpleITK as sitk
 from conftest import REPOSITORY, blob_image
-from DeepRegAttentionLib.messages import ENDINGS, Event, Inputs, Job, decode_command, encode
-from DeepRegAttentionLib.panel.runner import PATIENCE_MS, BusyError, Runner, State
-from DeepRegAttentionLib.panel.signals import Signal
+from DeepRegAttentionLib.jobs.client import PATIENCE_MS, BusyError, Runner, State
+from DeepRegAttentionLib.jobs.messages import ENDINGS, Event, Inputs, Job, decode_command, encode
+from DeepRegAttentionLib.jobs.signals import Signal
 
 JOB = Job("one", Inputs("f.nrrd", "m.nrrd"), "out")
 

@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import blob_image
-from DeepRegAttentionLib.engine.errors import (
-    EmptyImageError,
-    MaskError,
-    OptionError,
-    OverlapError,
-    RegistrationWarning,
-)
+from DeepRegAttentionLib.engine.errors import EmptyImageError, MaskError, OptionError, OverlapError, RegistrationWarning
 from DeepRegAttentionLib.engine.prealign import prealign
 
 MIDDLE = np.array((31.0, -57.0, 112.0))

@@ -18,7 +18,8 @@ from DeepRegAttentionLib.engine.evaluation import evaluate_labels, evaluate_land
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, transform_points
 from DeepRegAttentionLib.engine.method import likely_steps
-from DeepRegAttentionLib.engine.models import ModelInfo, list_models, load_model, read_model_info, save_model
+from DeepRegAttentionLib.engine.models.files import list_models, load_model, read_model_info, save_model
+from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import Guidance, register

@@ -20,7 +20,7 @@ from DeepRegAttentionLib.engine.landmarks import Landmarks
 from DeepRegAttentionLib.engine.maps import difference_maps, jacobian_map
 from DeepRegAttentionLib.engine.metrics import jacobian_statistics, similarity
 from DeepRegAttentionLib.engine.result import MAP_MEANINGS, RegistrationResult
-from DeepRegAttentionLib.figures import (
+from DeepRegAttentionLib.report.figures import (
     PLANES,
     Look,
     Scene,
@@ -33,7 +33,7 @@ from DeepRegAttentionLib.figures import (
     result_pictures,
     split_transform,
 )
-from DeepRegAttentionLib.report import _deformation, _facts, _quality, _structures, write_report
+from DeepRegAttentionLib.report.page import _deformation, _facts, _quality, _structures, write_report
 from matplotlib import colormaps
 from PIL import Image
 

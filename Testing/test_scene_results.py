@@ -13,9 +13,9 @@ from DeepRegAttentionLib.engine.result import MAP_MEANINGS
 from DeepRegAttentionLib.scene.deformation import show_deformation
 from DeepRegAttentionLib.scene.nodes import matrix_array, voxel_to_world
 from DeepRegAttentionLib.scene.overlays import show_overlay
+from DeepRegAttentionLib.scene.preview import refresh_warped
 from DeepRegAttentionLib.scene.results import Wanted, find_results, load_result, load_steps, remove_result
 from DeepRegAttentionLib.scene.transforms import interpolate_linearly, ras_to_lps
-from DeepRegAttentionLib.scene.watch import refresh_warped
 from scene_common import (
     World,
     add_volume,

@@ -9,11 +9,12 @@ from typing import Optional
 
 import pytest
 from conftest import REPOSITORY
-from DeepRegAttentionLib import messages, session
 from DeepRegAttentionLib.engine.errors import OptionError
-from DeepRegAttentionLib.engine.models import list_models
+from DeepRegAttentionLib.engine.models.files import list_models
 from DeepRegAttentionLib.engine.options import RegistrationOptions
-from DeepRegAttentionLib.session import Outputs, Selection, Settings
+from DeepRegAttentionLib.jobs import messages
+from DeepRegAttentionLib.terms import settings as session
+from DeepRegAttentionLib.terms.settings import Outputs, Selection, Settings
 from hypothesis import given
 from hypothesis import strategies as st
 

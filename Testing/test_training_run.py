@@ -15,7 +15,7 @@ import torch
 from conftest import REPOSITORY
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.engine.errors import CancelledError, ModelError, OptionError
-from DeepRegAttentionLib.engine.models import load_model, read_model_info
+from DeepRegAttentionLib.engine.models.files import load_model, read_model_info
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.training import run
 from DeepRegAttentionLib.training.export import BestModel, validation_means

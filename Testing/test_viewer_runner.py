@@ -11,7 +11,7 @@ from typing import Awaitable, Callable, List
 import pytest
 import SimpleITK as sitk
 from conftest import REPOSITORY
-from DeepRegAttentionLib.messages import PATIENCE_S, Event, Inputs, Job
+from DeepRegAttentionLib.jobs.messages import PATIENCE_S, Event, Inputs, Job
 from DeepRegAttentionLib.viewer.runner import Runner
 
 LIMIT_S = 120.0

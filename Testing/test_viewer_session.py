@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import blob_image
-from DeepRegAttentionLib.session import MODELS_OWN
+from DeepRegAttentionLib.terms.settings import MODELS_OWN
 from DeepRegAttentionLib.viewer import stage as st
 from DeepRegAttentionLib.viewer.session import Viewer
 from scene_common import slicer, synthetic_images, synthetic_result

@@ -21,7 +21,7 @@ from conftest import REPOSITORY, blob_image
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import MAP_MEANINGS
-from DeepRegAttentionLib.messages import ENDINGS, STAGES, Event, Inputs, Job, Question, decode_event, encode
+from DeepRegAttentionLib.jobs.messages import ENDINGS, STAGES, Event, Inputs, Job, Question, decode_event, encode
 
 MODULE = REPOSITORY / "DeepRegAttention"
 FAST: Dict[str, Any] = {"model": "none", "prealign": "none", "refine": 2, "spacing": 5.0, "threads": 1}
@@ -30,7 +30,7 @@ NETWORK = {**FAST, "model": "brain-t1-drivenmorph", "refine": 1}
 # Files in the folder of a job make things go wrong, or slow, in it. All else is the worker as it is.
 WITH_MISHAPS = """
 import os, subprocess, sys, time
-from DeepRegAttentionLib import worker
+from DeepRegAttentionLib.worker import process as worker
 
 log = os.open(os.environ["MISHAPS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -486,7 +486,7 @@ class Broken:
 whole, half = types.ModuleType("torch"), types.ModuleType("torch")
 whole.__version__ = whole.__file__ = "9"
 {how}
-from DeepRegAttentionLib import worker
+from DeepRegAttentionLib.worker import process as worker
 sys.exit(worker.main())
 """
 

@@ -29,7 +29,7 @@ from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.images import read_image, warp_image
 from DeepRegAttentionLib.engine.maps import jacobian_map
 from DeepRegAttentionLib.engine.metrics import dice, hd95, jacobian_statistics, mean_over_labels
-from DeepRegAttentionLib.engine.models import ModelFile, list_models
+from DeepRegAttentionLib.engine.models.files import ModelFile, list_models
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.resources import resource_folder
@@ -319,7 +319,7 @@ def summary(rows: list[Row]) -> dict[str, float]:
 
 def record(model: ModelFile, rows: list[Row]) -> None:
     """Keep what was measured of a model in its file and in the list of models beside it."""
-    from DeepRegAttentionLib.engine.models import load_model, register_model, save_model
+    from DeepRegAttentionLib.engine.models.files import load_model, register_model, save_model
 
     kept = ("dice", "dice_sd", "hd95_mm", "folds_percent", "sd_log_jacobian")
     found: dict[str, object] = {}

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from accuracy import TASKS, read_pair, reporting_pairs
 from DeepRegAttentionLib.engine.errors import ModelError
-from DeepRegAttentionLib.engine.models import find_model
+from DeepRegAttentionLib.engine.models.files import find_model
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import RegistrationResult

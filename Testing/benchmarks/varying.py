@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from DeepRegAttentionLib.engine.errors import RegistrationError
-from DeepRegAttentionLib.engine.models import read_model_info
+from DeepRegAttentionLib.engine.models.files import read_model_info
 from DeepRegAttentionLib.engine.networks import NETWORKS
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.training.augmentation import Augmentation

@@ -91,7 +91,7 @@ def save(
     with silent_libraries():
         result.save(folder, extension)
     if report:
-        from ..report import write_report
+        from ..report.page import write_report
 
         messages.print("writing the report …", highlight=False)
         with readable_warnings(), silent_libraries():

@@ -15,7 +15,7 @@ from .clock import Clock, Report
 from .errors import RegistrationWarning
 from .hardware import choose_device, choose_precision, is_out_of_memory, memory_errors
 from .method import Method
-from .models import ModelFile, load_model
+from .models.files import ModelFile, load_model
 from .networks.blocks import NetworkOutput
 from .options import RegistrationOptions
 from .refine import Objective, Watch, refine

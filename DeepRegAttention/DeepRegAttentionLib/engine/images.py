@@ -13,14 +13,7 @@ from typing import Union
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import (
-    DimensionError,
-    EmptyImageError,
-    MaskError,
-    NonFiniteError,
-    SpacingError,
-    UnreadableFileError,
-)
+from .errors import DimensionError, EmptyImageError, MaskError, NonFiniteError, SpacingError, UnreadableFileError
 from .intensity import background_value
 
 PathLike = Union[str, Path]

@@ -13,7 +13,8 @@ import SimpleITK as sitk
 from .errors import ModelError, RegistrationWarning
 from .geometry import Grid, working_grid
 from .intensity import IntensityRecipe
-from .models import ModelFile, choose_model, find_model, list_models, nearest_in_size
+from .models.choice import choose_model, nearest_in_size
+from .models.files import ModelFile, find_model, list_models
 from .options import RegistrationOptions
 
 # Without a model: about so many voxels on the working grid, padded to this multiple, so many steps.

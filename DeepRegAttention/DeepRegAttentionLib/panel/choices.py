@@ -7,7 +7,7 @@ from typing import Iterable, List, NamedTuple
 import qt
 from slicer.i18n import tr as _
 
-from .. import session
+from ..terms import settings as session
 
 
 class Choice(NamedTuple):

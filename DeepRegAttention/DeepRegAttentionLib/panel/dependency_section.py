@@ -9,8 +9,8 @@ from typing import Any, Dict, Optional
 import slicer
 from slicer.i18n import tr as _
 
-from ..messages import Event
-from .runner import Runner
+from ..jobs.client import Runner
+from ..jobs.messages import Event
 
 TORCH_REQUIREMENT = ">=2.0"
 _REQUIREMENTS = {"safetensors": "safetensors>=0.4"}

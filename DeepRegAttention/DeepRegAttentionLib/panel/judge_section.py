@@ -8,9 +8,9 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .. import session
 from ..engine.errors import RegistrationError
 from ..scene import judge, results
+from ..terms import settings as session
 from . import choices
 from .choices import Choice
 

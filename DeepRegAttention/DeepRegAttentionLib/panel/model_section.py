@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional
 
-from .. import session
 from ..engine.options import RegistrationOptions
 from ..engine.resources import resource_folder
+from ..terms import settings as session
 from . import choices
 from .parameters import Parameters, input_nodes, selection_of, settings_of
 

@@ -10,10 +10,11 @@ import vtk
 from slicer.i18n import tr
 from slicer.i18n import tr as _
 
-from .. import session
 from ..engine.errors import CancelledError, RegistrationError
 from ..engine.resources import resource_folder
-from ..messages import Event
+from ..jobs.client import State
+from ..jobs.messages import Event
+from ..terms import settings as session
 from . import choices, sample
 from .dependency_section import DependencySection, missing_package
 from .display import slice_composites
@@ -23,7 +24,6 @@ from .model_section import ModelSection
 from .parameters import COMBOS, WIDGETS, Parameters, input_nodes, outputs_of, selection_of, settings_of
 from .registration import Registration, Registrations, Request
 from .run_section import RunSection
-from .runner import State
 
 
 class Panel:

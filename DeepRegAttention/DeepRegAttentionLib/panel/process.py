@@ -10,7 +10,7 @@ from typing import Callable, Optional
 
 import qt
 
-from .runner import Runner
+from ..jobs.client import Runner
 
 MODULE_FOLDER = Path(__file__).resolve().parents[2]
 WORKER = ("-m", "DeepRegAttentionLib.worker")

@@ -13,12 +13,14 @@ from typing import Any, Callable, Dict, Generator, Optional
 
 import slicer
 
-from .. import messages, session
 from ..engine.errors import CancelledError, OptionError, OutputError, RegistrationError
-from ..scene import export, results, watch
+from ..jobs import messages
+from ..jobs.client import Later, Runner
+from ..jobs.signals import Signal
+from ..scene import export, results
+from ..scene import preview as watch
+from ..terms import settings as session
 from .parameters import selection_of
-from .runner import Later, Runner
-from .signals import Signal
 
 _NUMBERS = itertools.count(1)
 

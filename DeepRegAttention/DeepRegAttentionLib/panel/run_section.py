@@ -6,9 +6,10 @@ from typing import Any, Callable
 
 from slicer.i18n import tr as _
 
-from .. import messages, session
+from ..jobs import messages
+from ..jobs.client import Runner, State
+from ..terms import settings as session
 from .registration import Registration
-from .runner import Runner, State
 
 
 class RunSection:

@@ -8,9 +8,10 @@ from typing import Any, Callable, Optional
 import qt
 import slicer
 
-from .. import messages, session
 from ..engine.errors import RegistrationError
+from ..jobs import messages
 from ..scene.results import Result
+from ..terms import settings as session
 from .model_section import default_settings
 from .process import end_shared_runner, shared_runner
 from .registration import Registration, Registrations, Request

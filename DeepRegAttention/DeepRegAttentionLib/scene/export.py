@@ -18,7 +18,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..engine.errors import DimensionError, ImageError, LabelError, LandmarkError, OutputError
 from ..engine.landmarks import Landmarks, require_pairs, write_landmarks
-from ..messages import Inputs
+from ..jobs.messages import Inputs
 from .nodes import (
     LPS_TO_RAS,
     array_image,

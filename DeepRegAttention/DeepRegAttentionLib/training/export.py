@@ -10,7 +10,8 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from ..engine.errors import OptionError, suggestion
-from ..engine.models import ModelInfo, save_model
+from ..engine.models.files import save_model
+from ..engine.models.info import ModelInfo
 from .module import RegistrationTraining
 from .options import TrainingOptions
 

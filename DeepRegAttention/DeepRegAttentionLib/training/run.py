@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..engine.errors import CancelledError, OptionError
 from ..engine.hardware import choose_device, choose_precision, keep_freed_memory
-from ..engine.models import find_model, load_model
+from ..engine.models.files import find_model, load_model
 from .data import EpochSampler, Item, split_pairs, training_items, validation_items
 from .export import BestModel, model_info
 from .module import RegistrationTraining

@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import WSMsgType, web
 
 from ..engine.errors import OutputError
-from ..messages import Inputs
+from ..jobs.messages import Inputs
 from .access import Access, safe_name
 from .pool import START_LIMIT_S, Pool, PoolFullError, Session
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from ..engine.errors import OptionError, UnreadableFileError
 from ..engine.images import check_image, read_image
-from ..session import Selection
+from ..terms.settings import Selection
 from .access import uploaded_image
 from .page import Page
 from .stage import FIXED, MOVING

@@ -9,7 +9,7 @@ from trame.widgets import client, html
 from trame.widgets import vuetify3 as v
 
 from ..engine.options import DEVICES, PREALIGNMENTS, SIMILARITIES
-from ..session import MODELS_OWN
+from ..terms.settings import MODELS_OWN
 from . import stage as st
 from .inputs import EXTRAS, IMAGES
 from .inspection import titles

@@ -11,9 +11,9 @@ from typing import Any, Awaitable, Callable, Dict, Optional
 
 from ..engine.errors import UnreadableFileError
 from ..engine.resources import resource_folder
-from ..messages import Event, Inputs, Job
-from ..scene.watch import refresh_warped
-from ..session import (
+from ..jobs.messages import Event, Inputs, Job
+from ..scene.preview import refresh_warped
+from ..terms.settings import (
     AUTO,
     CUSTOM,
     NONE,

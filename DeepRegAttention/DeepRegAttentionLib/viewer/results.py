@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Optional
 
 from ..engine.errors import RegistrationError
 from ..scene.results import Result, load_steps
-from ..session import summary_text
+from ..terms.settings import summary_text
 from .inputs import Inputs
 from .inspection import Inspection
 from .measures import histogram_svg, table_entries

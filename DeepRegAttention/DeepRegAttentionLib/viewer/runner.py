@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, AsyncIterator, Dict, Optional, Sequence
 
-from ..messages import ENDINGS, PATIENCE_S, Event, Job, decode_event, encode
+from ..jobs.messages import ENDINGS, PATIENCE_S, Event, Job, decode_event, encode
 
 WORKER_COMMAND = (sys.executable, "-m", "DeepRegAttentionLib.worker")
 

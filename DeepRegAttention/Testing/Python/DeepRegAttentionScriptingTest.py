@@ -54,7 +54,7 @@ class DeepRegAttentionScriptingTest(ScriptedLoadableModuleTest):
 
     def test_the_transform_alone(self) -> None:
         say("only the transform is wanted")
-        from DeepRegAttentionLib.session import Outputs
+        from DeepRegAttentionLib.terms.settings import Outputs
 
         outputs = Outputs(warped=False, transform="grid", inverse=False, maps=False, labels=False, measures=False)
         result = DeepRegAttentionLogic().register(self.fixed, self.moving, outputs=outputs, **HOW)

@@ -195,11 +195,11 @@ class DeepRegAttentionTroubleTest(ScriptedLoadableModuleTest):
 
     def test_reloading_loads_the_library_anew(self) -> None:
         self.click_and_refine()
-        before, worker = sys.modules["DeepRegAttentionLib.session"], self.runner
+        before, worker = sys.modules["DeepRegAttentionLib.terms.settings"], self.runner
         slicer.modules.DeepRegAttentionWidget.onReload()
         say("collecting what is left of the old one")
         gc.collect()
-        self.assertIsNot(sys.modules["DeepRegAttentionLib.session"], before)
+        self.assertIsNot(sys.modules["DeepRegAttentionLib.terms.settings"], before)
         self.assertEqual(worker.state.value, "off")
         self.assertIsNot(slicer.modules.DeepRegAttentionWidget.panel, self.panel)
         self.use(slicer.modules.DeepRegAttentionWidget.panel)

@@ -7,7 +7,7 @@ import itertools
 from dataclasses import replace
 from typing import Any, Callable, Dict, Optional, Protocol
 
-from ..messages import ENDINGS, PATIENCE_S, Event, Job, LineBuffer, decode_event, encode
+from .messages import ENDINGS, PATIENCE_S, Event, Job, LineBuffer, decode_event, encode
 from .signals import Signal
 
 Listener = Callable[[Event], None]

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from .engine.errors import OptionError, suggestion
-from .messages import Inputs, Job
+from ..engine.errors import OptionError, suggestion
+from ..jobs.messages import Inputs, Job
 
 AUTO, NONE, FILE = "auto", "none", "file"
 """Values of ``Settings.model`` beside the names of the shipped models."""

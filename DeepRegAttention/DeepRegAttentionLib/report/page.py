@@ -11,9 +11,9 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import SimpleITK as sitk
 
-from .engine.errors import OutputError
-from .engine.geometry import Grid
-from .engine.result import RegistrationResult
+from ..engine.errors import OutputError
+from ..engine.geometry import Grid
+from ..engine.result import RegistrationResult
 from .figures import Picture, result_pictures
 
 _STYLE = """

@@ -19,8 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
 
-from .engine.errors import CancelledError, RegistrationError, RegistrationWarning
-from .messages import Command, Event, Job, LineBuffer, MessageError, Question, decode_command, encode
+from ..engine.errors import CancelledError, RegistrationError, RegistrationWarning
+from ..jobs.messages import Command, Event, Job, LineBuffer, MessageError, Question, decode_command, encode
 from .pace import SECONDS, Pace
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def load_libraries() -> None:
         # An uninstalled or interrupted installation can leave a folder without its code.
         if getattr(module, "__file__", None) is None or not hasattr(module, "__version__"):
             raise MissingPackageError(name, whole=False)
-    for name in (".case", ".engine.evaluation", ".engine.registration"):
+    for name in ("..case", "..engine.evaluation", "..engine.registration"):
         importlib.import_module(name, __package__)
 
 
@@ -148,10 +148,10 @@ class Run:
             self.tidy()
 
     def _execute(self, seconds: Dict[str, float]) -> Event:
-        from .case import read_case, register_case
-        from .engine.method import likely_steps
-        from .engine.options import RegistrationOptions
-        from .engine.result import require_writable
+        from ..case import read_case, register_case
+        from ..engine.method import likely_steps
+        from ..engine.options import RegistrationOptions
+        from ..engine.result import require_writable
 
         options = RegistrationOptions.from_mapping(self.job.options)
         require_writable(self.folder)
@@ -160,7 +160,7 @@ class Run:
         result = register_case(case, options, self.progress, self.show if self.job.watch else None)
         result.save(self.folder, ".nrrd", compress=False, progress=lambda part: self.progress("write", part))
         if self.job.report:
-            from .report import write_report
+            from ..report.page import write_report
 
             write_report(result, case.fixed, case.moving, self.folder / "report.html")
         learn(seconds, self.pace.seconds, result.metrics["refinement_steps"])
@@ -180,7 +180,7 @@ class Run:
 
     def show(self, image: sitk.Image) -> None:
         """Renew the picture of the warped image; if it cannot be written, the registration goes on without."""
-        from .engine.images import write_complete
+        from ..engine.images import write_complete
 
         path, partial = self.folder / PREVIEW, self.folder / f".writing-{PREVIEW}"
         try:
@@ -194,7 +194,7 @@ class Run:
 
     def tidy(self) -> None:
         """Remove the picture, and what a save that was interrupted left."""
-        from .engine.result import remove_partial
+        from ..engine.result import remove_partial
 
         if self.folder.is_dir():
             # On Windows a file that the client is reading stays.
@@ -240,7 +240,7 @@ class Worker:
             detail = "".join(traceback.format_exception_only(type(error.__cause__), error.__cause__))
             self._say(Event("error", code=error.code, name=error.name, message=str(error), detail=detail.strip()))
             return error.exit_code
-        from .engine.hardware import keep_freed_memory, release_memory
+        from ..engine.hardware import keep_freed_memory, release_memory
 
         keep_freed_memory()
         self._forward_warnings()
@@ -333,7 +333,7 @@ class Worker:
 
     def _outcome(self, id: str, work: Callable[[], Event]) -> Event:
         """What came of it, as an event: whatever goes wrong, the worker lives on."""
-        from .engine.hardware import memory_errors
+        from ..engine.hardware import memory_errors
 
         try:
             with memory_errors():
@@ -365,16 +365,16 @@ class Worker:
 
 def models(id: str) -> Event:
     """The answer to ``models``."""
-    from .engine.models import list_models
+    from ..engine.models.files import list_models
 
     return Event("done", id, models=[model.to_dict() for model in list_models()])
 
 
 def devices(question: Question) -> Event:
     """The answer to ``device``."""
-    from .engine.hardware import list_devices
-    from .engine.memory import memory_needed
-    from .engine.options import RegistrationOptions
+    from ..engine.hardware import list_devices
+    from ..engine.memory import memory_needed
+    from ..engine.options import RegistrationOptions
 
     found = {name: asdict(device) for name, device in list_devices().items()}
     if question.size is not None and question.spacing is not None:
@@ -386,7 +386,3 @@ def devices(question: Question) -> Event:
 def main() -> int:
     """Work until the input ends."""
     return Worker(Channel()).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from .engine.geometry import Grid
-from .engine.intensity import background_value
-from .engine.result import MAP_MEANINGS, RegistrationResult
+from ..engine.geometry import Grid
+from ..engine.intensity import background_value
+from ..engine.result import MAP_MEANINGS, RegistrationResult
 
 # Inches and dots of a picture: wide enough for a laptop, small enough for a file that travels by mail.
 _WIDTH, _TALLEST, _DPI = 10.4, 6.0, 96

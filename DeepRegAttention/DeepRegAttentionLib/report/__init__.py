@@ -1,0 +1,1 @@
+"""The report of one registration: a page and its pictures."""
