@@ -97,11 +97,20 @@ def test_help_needs_nothing_heavy_and_tells_the_exit_codes():
 
 def test_every_option_of_the_engine_is_on_the_command_line():
     text = call("register", "--help").stdout
+    # Nobody is asked on the command line, so no licence is left open.
+    others = {"accepted_licences": "--accept-licence", "undecided_licences": ""}
     for name in RegistrationOptions().to_dict():
-        assert f"--{name.replace('_', '-')}" in text
+        assert others.get(name, f"--{name.replace('_', '-')}") in text
 
 
 # Register
+
+
+def test_licences_that_are_accepted_reach_the_choice_of_a_model(case, tmp_path):
+    images = ("register", case / "fixed.nii.gz", case / "moving.nii.gz", "-o", tmp_path / "out")
+    outcome = call(*images, "--accept-licence", "cardiac-mr", "--accept-licence", "cardiac")
+    assert outcome.exit_code == 2
+    assert "no model “cardiac” to accept the licence of (did you mean “cardiac-mr”?)" in error_line(outcome)
 
 
 def test_register_writes_the_result_and_one_table(registered):

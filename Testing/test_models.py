@@ -15,10 +15,10 @@ import safetensors.torch
 import SimpleITK as sitk
 import torch
 from conftest import REPOSITORY
-from DeepRegAttentionLib.engine.errors import ModelError, OutputError, RegistrationError
+from DeepRegAttentionLib.engine.errors import LicenceError, ModelError, OutputError, RegistrationError
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe, background_value, normalise
 from DeepRegAttentionLib.engine.models import files
-from DeepRegAttentionLib.engine.models.choice import choose_model, foreground_extent, nearest_in_size
+from DeepRegAttentionLib.engine.models.choice import Consent, choose_model, foreground_extent, nearest_in_size
 from DeepRegAttentionLib.engine.models.files import (
     ModelFile,
     find_model,
@@ -432,7 +432,8 @@ def test_every_shipped_model_loads_and_says_what_the_list_says():
     listed = list_models()
     for model in listed:
         load_model(model)
-        assert read_model_info(model.path) == model.info
+        # The list may add a restriction to what was written with the weights.
+        assert replace(read_model_info(model.path), restriction=model.info.restriction) == model.info
         assert all((model.info.training_data, model.info.licence, model.info.description, model.info.accuracy))
     assert {model.path for model in listed} == set(folder.glob("*.safetensors"))
 
@@ -513,6 +514,59 @@ def test_choice_tells_hounsfield_units_from_the_rest():
     assert choose_model(brain, chest, [mr, ct]).model is None
     assert choose_model(chest, chest, [mr]) == (None, "There is no model for images CT.")
     assert choose_model(brain, brain, []).model is None
+
+
+RESTRICTED = {"name": "heart-mr", "extent_mm": (120, 110, 80), "restriction": "Not for sale."}
+
+
+def test_a_restricted_model_is_chosen_only_with_consent():
+    heart, brain = listed(**RESTRICTED), listed()
+    image = oblique_box((125.0, 120.0, 90.0))
+    choice = choose_model(image, image, [heart, brain])
+    assert choice.model is brain
+    assert "brain-mr-t1 fits best" in choice.reason
+    assert choice.reason.endswith("heart-mr would fit better, but asks for consent first: name it, or accept its "
+                                  "licence. Not for sale.")  # fmt: skip
+    agreed = choose_model(image, image, [heart, brain], Consent(accepted=("heart-mr",)))
+    assert agreed.model is heart
+    assert "consent" not in agreed.reason
+
+
+def test_without_consent_and_another_model_there_is_none():
+    image = oblique_box((100.0, 100.0, 90.0))
+    for others in ([], [listed(extent_mm=(900, 900, 900))]):
+        choice = choose_model(image, image, [listed(**RESTRICTED), *others], Consent(accepted=("another",)))
+        assert choice.model is None
+        assert "No model fits" in choice.reason
+        assert "heart-mr would fit better" in choice.reason
+
+
+def test_who_can_be_asked_is_asked_about_the_model_that_fits_best_alone():
+    heart, brain = listed(**RESTRICTED), listed()
+    consent = Consent(undecided=("heart-mr",))
+    image = oblique_box((120.0, 110.0, 80.0))
+    with pytest.raises(LicenceError, match=r"heart-mr suits these images, but asks for consent first\. Not") as raised:
+        choose_model(image, image, [brain, heart], consent)
+    assert raised.value.model == "heart-mr"
+    image = oblique_box((140.0, 175.0, 130.0))
+    assert choose_model(image, image, [heart, brain], consent) == choose_model(image, image, [brain])
+
+
+def test_weights_for_non_commercial_use_ask_for_consent():
+    for model in list_models():
+        assert bool(model.info.restriction) == ("non-commercial" in model.info.licence)
+
+
+def test_a_restriction_of_the_list_outlives_a_file_that_says_nothing_of_it(model_path, tmp_path):
+    register_model(model_path, tmp_path)
+    path = tmp_path / files.LIST_NAME
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["models"][0]["restriction"] = "Not for sale."
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert register_model(model_path, tmp_path).info.restriction == "Not for sale."
+    assert list_models(tmp_path)[0].info.restriction == "Not for sale."
+    save_model(make_network(), make_info(restriction="Ask first."), model_path)
+    assert register_model(model_path, tmp_path).info.restriction == "Ask first."
 
 
 # --- the intensity recipe

@@ -87,6 +87,13 @@ def test_a_model_must_have_a_name(value: object) -> None:
         RegistrationOptions.from_mapping({"model": value})
 
 
+@pytest.mark.parametrize("name", ["accepted_licences", "undecided_licences"])
+@pytest.mark.parametrize("value", ["cardiac-mr", [3], None])
+def test_licences_are_a_list_of_names(name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=f"{name} must be a list of names of models"):
+        RegistrationOptions.from_mapping({name: value})
+
+
 @pytest.mark.parametrize("value", ["no", 0, None])
 def test_maps_are_made_or_not(value: object) -> None:
     with pytest.raises(OptionError, match="maps"):
@@ -119,6 +126,7 @@ def test_a_strange_key_gets_none() -> None:
             "spacing": st.none() | st.floats(0.05, 50),
             "maps": st.booleans(),
             "threads": st.none() | st.integers(1, 1024),
+            "accepted_licences": st.tuples() | st.tuples(st.just("cardiac-mr")),
         },
     )
 )

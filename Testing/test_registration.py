@@ -13,11 +13,13 @@ import torch
 from conftest import blob_image
 from DeepRegAttentionLib.engine import deform as deform_module
 from DeepRegAttentionLib.engine import errors
-from DeepRegAttentionLib.engine import models as models_module
+from DeepRegAttentionLib.engine import method as method_module
 from DeepRegAttentionLib.engine.evaluation import evaluate_labels, evaluate_landmarks
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, transform_points
-from DeepRegAttentionLib.engine.method import likely_steps
+from DeepRegAttentionLib.engine.method import choose_method, likely_steps
+from DeepRegAttentionLib.engine.models import files as models_module
+from DeepRegAttentionLib.engine.models.choice import foreground_extent
 from DeepRegAttentionLib.engine.models.files import list_models, load_model, read_model_info, save_model
 from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.networks import build_network
@@ -319,6 +321,26 @@ def test_without_a_model_the_steps_are_those_of_none(pair):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert register(*pair, options).metrics["refinement_steps"] == 60
+
+
+def test_a_licence_that_is_accepted_belongs_to_a_model(pair):
+    options = RegistrationOptions(prealign="none", accepted_licences=("cardiac-m",))
+    with pytest.raises(errors.OptionError, match=r"no model “cardiac-m” to accept .*mean “cardiac-mr”"):
+        choose_method(*pair, options)
+
+
+@pytest.mark.parametrize("agreed", [False, True])
+def test_consent_reaches_the_choice(pair, agreed, monkeypatch):
+    (heart,) = [model for model in list_models() if model.info.restriction]
+    # As large as the objects of the pair.
+    fitting = dataclasses.replace(heart, info=dataclasses.replace(heart.info, extent_mm=foreground_extent(pair[0])))
+    monkeypatch.setattr(method_module, "list_models", lambda: [fitting])
+    accepted = ("cardiac-mr",) if agreed else ()
+    method = choose_method(*pair, RegistrationOptions(refine=10, accepted_licences=accepted))
+    assert (method.model is fitting) == agreed
+    assert ("cardiac-mr would fit better" in method.reason) != agreed
+    with pytest.raises(errors.LicenceError):
+        choose_method(*pair, RegistrationOptions(undecided_licences=("cardiac-mr",)))
 
 
 def test_the_likely_steps_are_known_before_the_images(model_file):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional, Tuple
+from typing import Annotated, List, Optional, Tuple
 
 import typer
 from typer.models import OptionInfo
@@ -48,6 +48,15 @@ Model = Annotated[
         "Name of a model (see “models”), a .safetensors file, auto, or none (refinement alone).",
         _METHOD,
         default=_DEFAULTS.model,
+    ),
+]
+AcceptLicence = Annotated[
+    Optional[List[str]],
+    _option(
+        "Name of a model with a restricted licence that may be chosen for the images, too (see “models”); "
+        "repeatable. Naming it with --model accepts its licence as well.",
+        _METHOD,
+        "--accept-licence",
     ),
 ]
 Prealign = Annotated[

@@ -42,6 +42,7 @@ def dirlab(
     cases: Cases = None,
     preset: a.Preset = None,
     model: a.Model = None,
+    accepted_licences: a.AcceptLicence = None,
     prealign: a.Prealign = None,
     refine: a.Refine = None,
     similarity: a.Similarity = None,

@@ -39,7 +39,8 @@ def _table(found: list[ModelFile]) -> Table:
         info = model.info
         purpose = f"{info.modality}, {info.anatomy}"
         spacing = "by size" if info.spacing is None else f"{info.spacing:g} mm"
-        table.add_row(info.name, info.network, purpose, spacing, _accuracy(info.accuracy), info.licence)
+        licence = f"{info.licence} (asks for consent)" if info.restriction else info.licence
+        table.add_row(info.name, info.network, purpose, spacing, _accuracy(info.accuracy), licence)
     return table
 
 

@@ -25,6 +25,7 @@ def register(
     output: a.Output,
     preset: a.Preset = None,
     model: a.Model = None,
+    accepted_licences: a.AcceptLicence = None,
     prealign: a.Prealign = None,
     refine: a.Refine = None,
     similarity: a.Similarity = None,
@@ -52,7 +53,7 @@ def register(
     from .settings import file_extension, read_options
 
     given = context.params
-    options = read_options(preset, {field.name: given[field.name] for field in fields(RegistrationOptions)})
+    options = read_options(preset, {field.name: given.get(field.name) for field in fields(RegistrationOptions)})
     extension = file_extension(format)
     require_writable(output)
     with silent_libraries():

@@ -89,6 +89,23 @@ class ModelError(RegistrationError):
     exit_code = 5
 
 
+class LicenceError(RegistrationError):
+    """The model that suits the images has a restricted licence, and the user is to be asked for consent first.
+
+    Attributes
+    ----------
+    model : str
+        Name of the model.
+    """
+
+    code = "licence"
+    exit_code = 5
+
+    def __init__(self, model: str, restriction: str) -> None:
+        super().__init__(f"The model {model} suits these images, but asks for consent first. {restriction}")
+        self.model = model
+
+
 class OutputError(RegistrationError):
     """A result cannot be written: no permission, no space."""
 

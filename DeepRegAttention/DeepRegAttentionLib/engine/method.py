@@ -10,10 +10,10 @@ from typing import List, Optional, Sequence, Tuple
 
 import SimpleITK as sitk
 
-from .errors import ModelError, RegistrationWarning
+from .errors import ModelError, OptionError, RegistrationWarning, suggestion
 from .geometry import Grid, working_grid
 from .intensity import IntensityRecipe
-from .models.choice import choose_model, nearest_in_size
+from .models.choice import Consent, choose_model, nearest_in_size
 from .models.files import ModelFile, find_model, list_models
 from .options import RegistrationOptions
 
@@ -57,8 +57,12 @@ def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOp
     ------
     ModelError
         The model is unknown or damaged.
+    OptionError
+        A licence is accepted of a model that there is not.
+    LicenceError
+        The model that suits the images is one about which the user is to be asked.
     """
-    model, reason = _choose_model(fixed, moving, options.model)
+    model, reason = _choose_model(fixed, moving, options)
     by_size = _spacing_for(fixed.GetSize(), fixed.GetSpacing())
     weight, steps = options.regularization, options.refine
     if model is not None:
@@ -75,17 +79,26 @@ def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOp
     return Method(None, reason, IntensityRecipe(), grid, steps or _STEPS, weight)
 
 
-def _choose_model(fixed: sitk.Image, moving: sitk.Image, name: str) -> tuple[Optional[ModelFile], str]:
-    if name == "none":
+def _choose_model(
+    fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions
+) -> tuple[Optional[ModelFile], str]:
+    if options.model == "none":
         return None, "No model was asked for."
-    if name != "auto":
-        return find_model(name), "The model was asked for."
+    if options.model != "auto":
+        return find_model(options.model), "The model was asked for."
     try:
-        choice = choose_model(fixed, moving, list_models())
+        models = list_models()
     except ModelError as error:
         warnings.warn(str(error), RegistrationWarning, stacklevel=2)
         return None, "The list of models cannot be used."
-    return choice.model, choice.reason
+    _require_known(options.accepted_licences, [model.info.name for model in models])
+    return choose_model(fixed, moving, models, Consent(options.accepted_licences, options.undecided_licences))
+
+
+def _require_known(accepted: Sequence[str], names: Sequence[str]) -> None:
+    for name in accepted:
+        if name not in names:
+            raise OptionError(f"There is no model “{name}” to accept the licence of{suggestion(name, names)}.")
 
 
 def likely_steps(options: RegistrationOptions) -> int:

@@ -42,6 +42,11 @@ class RegistrationOptions:
         Whether the explanatory maps (driving force, attention, ...) are made.
     threads : int, optional
         CPU threads; None takes all.
+    accepted_licences : tuple of str
+        Names of models with a restricted licence that may be chosen unasked, because the user has agreed to it.
+        Who names a model as ``model`` agrees by that.
+    undecided_licences : tuple of str
+        Names of those about which the user is to be asked: ``LicenceError`` instead of the next best choice.
     """
 
     model: str = "auto"
@@ -55,6 +60,8 @@ class RegistrationOptions:
     precision: str = "auto"
     maps: bool = True
     threads: Optional[int] = None
+    accepted_licences: Tuple[str, ...] = ()
+    undecided_licences: Tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_choice("prealign", self.prealign, PREALIGNMENTS)
@@ -65,7 +72,6 @@ class RegistrationOptions:
         if self.refine is not None:
             _require_kind("refine", self.refine, int, "a whole number")
             _require_range("refine", self.refine, 0, 10_000)
-        _require_whole("threads", self.threads)
         _require_range("landmark_weight", self.landmark_weight, 0.0, 1e4)
         if self.model == "" or not isinstance(self.model, str):
             raise OptionError("model must be the name or the path of a model, auto or none.")
@@ -76,6 +82,10 @@ class RegistrationOptions:
         if self.threads is not None:
             _require_kind("threads", self.threads, int, "a whole number")
             _require_range("threads", self.threads, 1, 1024)
+        for name in ("accepted_licences", "undecided_licences"):
+            _require_names(name, getattr(self, name))
+            # A frozen dataclass: JSON has lists only.
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> RegistrationOptions:
@@ -113,6 +123,6 @@ def _require_range(name: str, value: float, low: float, high: float) -> None:
         raise OptionError(f"{name} must lie between {low:g} and {high:g}; “{value}” does not.")
 
 
-def _require_whole(name: str, value: Optional[float]) -> None:
-    if value is not None and not isinstance(value, int):
-        raise OptionError(f"{name} must be a whole number; “{value}” is not.")
+def _require_names(name: str, value: Any) -> None:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise OptionError(f"{name} must be a list of names of models; “{value}” is not.")

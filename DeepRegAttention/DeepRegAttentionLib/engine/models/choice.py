@@ -7,6 +7,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import SimpleITK as sitk
 
+from ..errors import LicenceError
 from ..intensity import background_value
 from .files import ModelFile
 from .info import ModelInfo
@@ -18,14 +19,38 @@ EXTENT_FACTOR = 1.6
 _HOUNSFIELD_SIGN = -100.0
 
 
-class Choice(NamedTuple):
-    """The model that suits two images, if one does, and why, in one sentence."""
+class ModelChoice(NamedTuple):
+    """The model that suits two images, if one does, and why, in one sentence or two."""
 
     model: Optional[ModelFile]
     reason: str
 
 
-def choose_model(fixed: sitk.Image, moving: sitk.Image, models: Sequence[ModelFile]) -> Choice:
+class Consent(NamedTuple):
+    """What a user has said about models whose licence is restricted, by their names.
+
+    Attributes
+    ----------
+    accepted : tuple of str
+        Those that may be chosen.
+    undecided : tuple of str
+        Those about which the user is to be asked; any others are passed over.
+    """
+
+    accepted: Tuple[str, ...] = ()
+    undecided: Tuple[str, ...] = ()
+
+    def covers(self, info: ModelInfo) -> bool:
+        """Whether a model may be chosen."""
+        return not info.restriction or info.name in self.accepted
+
+
+_NO_CONSENT = Consent()
+
+
+def choose_model(
+    fixed: sitk.Image, moving: sitk.Image, models: Sequence[ModelFile], consent: Consent = _NO_CONSENT
+) -> ModelChoice:
     """The model that suits two images, by two facts that the images themselves tell.
 
     1. Values: images in Hounsfield units (one voxel in a hundred below -100) get models of CT, others get
@@ -34,23 +59,47 @@ def choose_model(fixed: sitk.Image, moving: sitk.Image, models: Sequence[ModelFi
        along each axis. Among several, the one with the smallest largest factor; among equals, the first.
 
     So it recognises organs by their size alone, and an image of the whole head suits no model of
-    skull-stripped brains.
+    skull-stripped brains. A model with a restricted licence is chosen only with the user's consent; without it
+    the next best is, and the reason says so.
+
+    Raises
+    ------
+    LicenceError
+        The best model is one about which the user is to be asked.
     """
     if _is_hounsfield(fixed) != _is_hounsfield(moving):
-        return Choice(None, "One image is in Hounsfield units and the other is not; there is no model for such pairs.")
+        reason = "One image is in Hounsfield units and the other is not; there is no model for such pairs."
+        return ModelChoice(None, reason)
     kind = "CT" if _is_hounsfield(fixed) else "other than CT"
     candidates = [model for model in _of_a_size(models) if _is_ct(model[0].info) == _is_hounsfield(fixed)]
     if not candidates:
-        return Choice(None, f"There is no model for images {kind}.")
+        return ModelChoice(None, f"There is no model for images {kind}.")
     extents = (foreground_extent(fixed), foreground_extent(moving))
+    best = _nearest(candidates, extents)
+    if best.model is None or consent.covers(best.model.info):
+        return best
+    info = best.model.info
+    if info.name in consent.undecided:
+        raise LicenceError(info.name, info.restriction)
+    second = _nearest([one for one in candidates if consent.covers(one[0].info)], extents)
+    hint = f"{info.name} would fit better, but asks for consent first: name it, or accept its licence."
+    return ModelChoice(second.model, f"{second.reason} {hint} {info.restriction}")
+
+
+def _nearest(
+    candidates: Sequence[Tuple[ModelFile, Tuple[float, float, float]]], extents: Sequence[Tuple[float, float, float]]
+) -> ModelChoice:
+    """The candidate whose size is nearest to that of both images, if it is near enough."""
+    spans = f"the objects span {_lengths(extents[0])} and {_lengths(extents[1])} (fixed, moving)"
+    if not candidates:
+        return ModelChoice(None, f"No model fits: {spans}.")
     factors = [max(_extent_factor(extent, expected) for extent in extents) for _, expected in candidates]
     best = factors.index(min(factors))
     (nearest, expected), factor = candidates[best], factors[best]
-    spans = f"the objects span {_lengths(extents[0])} and {_lengths(extents[1])} (fixed, moving)"
     wanted = f"was trained on {_lengths(expected)}"
     if factor > EXTENT_FACTOR:
-        return Choice(None, f"No model fits: {spans}; the nearest, {nearest.info.name}, {wanted}.")
-    return Choice(nearest, f"{nearest.info.name} fits best: {spans}; it {wanted}.")
+        return ModelChoice(None, f"No model fits: {spans}; the nearest, {nearest.info.name}, {wanted}.")
+    return ModelChoice(nearest, f"{nearest.info.name} fits best: {spans}; it {wanted}.")
 
 
 def nearest_in_size(extent: Sequence[float], models: Sequence[ModelFile]) -> Optional[ModelFile]:

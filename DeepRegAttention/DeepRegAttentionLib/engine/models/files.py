@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Union
 
@@ -160,7 +160,8 @@ def save_model(network: nn.Module, info: ModelInfo, path: Path, half: bool = Tru
 def register_model(path: Path, folder: Optional[Path] = None) -> ModelFile:
     """Put a model file into the list of a folder (the shipped models by default), or replace its entry there.
 
-    A file that lies elsewhere is copied into the folder. Raises ModelError if the model cannot be loaded or
+    A file that lies elsewhere is copied into the folder. A restriction that the list had put on the model stays where
+    the file itself says nothing of one. Raises ModelError if the model cannot be loaded or
     the list is damaged, OutputError if the folder cannot be written.
     """
     folder = resource_folder("Models") if folder is None else folder
@@ -170,6 +171,9 @@ def register_model(path: Path, folder: Optional[Path] = None) -> ModelFile:
         _copy(Path(path), target)
     added = _model_file(target)
     models = {model.info.name: model for model in list_models(folder)} if (folder / LIST_NAME).exists() else {}
+    known = models.get(added.info.name)
+    if known is not None and not added.info.restriction:
+        added = replace(added, info=replace(added.info, restriction=known.info.restriction))
     models[added.info.name] = added
     entries = [{"file": m.path.name, "sha256": m.sha256, **m.info.to_dict()} for m in models.values()]
     document = json.dumps({"schema": SCHEMA, "models": entries}, indent=2, ensure_ascii=False)

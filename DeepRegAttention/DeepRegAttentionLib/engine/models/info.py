@@ -14,7 +14,7 @@ from ..networks import NETWORKS
 SUFFIX = ".safetensors"
 
 _RESERVED_NAMES = ("auto", "none")
-_TEXTS = ("modality", "anatomy", "description", "training_data", "licence", "citation", "version")
+_TEXTS = ("modality", "anatomy", "description", "training_data", "licence", "restriction", "citation", "version")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class ModelInfo:
         One line.
     training_data, licence, citation : str
         What it was trained on, the licence of the weights, what to cite.
+    restriction : str
+        What the licence asks of who uses the weights, as one sentence to agree to; empty if nothing.
     accuracy : dict
         Measured numbers, with the data and the split they were measured on.
     steps : int
@@ -73,6 +75,7 @@ class ModelInfo:
     description: str = ""
     training_data: str = ""
     licence: str = ""
+    restriction: str = ""
     citation: str = ""
     accuracy: Dict[str, Any] = field(default_factory=dict)
     steps: int = 0
@@ -83,7 +86,8 @@ class ModelInfo:
         for text in _TEXTS:
             require(isinstance(getattr(self, text), str), text, "a text", getattr(self, text))
         require(self.network in NETWORKS, "network", f"one of {', '.join(NETWORKS)}", self.network)
-        require("\n" not in self.description, "description", "a single line", self.description)
+        for line in ("description", "restriction"):
+            require("\n" not in getattr(self, line), line, "a single line", getattr(self, line))
         require(isinstance(self.intensity, IntensityRecipe), "intensity", "an intensity recipe", self.intensity)
         require(isinstance(self.inter_subject, bool), "inter_subject", "true or false", self.inter_subject)
         usable = self.spacing is None or _is_number(self.spacing, 0.05, 50)
