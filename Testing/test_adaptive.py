@@ -21,7 +21,7 @@ from DeepRegAttentionLib.engine.regularization import (
 from DeepRegAttentionLib.engine.similarity import mse
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from networks_common import SMALL, small_network, texture, train
+from helpers.networks import SMALL, small_network, texture, train
 
 
 def laplacian(strength: np.ndarray) -> np.ndarray:

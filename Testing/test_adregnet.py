@@ -10,7 +10,7 @@ from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.networks.adregnet import FieldFusion
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from networks_common import check_learning, shift_error, small_network, texture
+from helpers.networks import check_learning, shift_error, small_network, texture
 
 
 def test_shapes_coarse_to_fine():
@@ -81,5 +81,5 @@ def test_shifted_images_give_the_shifted_field():
     assert shift_error(small_network("adregnet"), shift=8) < 0.1
 
 
-def test_learns_a_real_pair_without_folds(data_folder):
-    check_learning(small_network("adregnet"), data_folder, steps=25)
+def test_learns_a_real_pair_without_folds():
+    check_learning(small_network("adregnet"), steps=25)

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import typer
-from conftest import blob_image
 from DeepRegAttentionLib.case import read_transform
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.cli.console import ReadableErrors, readable_warnings
@@ -29,6 +28,7 @@ from DeepRegAttentionLib.engine.landmarks import Landmarks, read_landmarks, writ
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.engine.result import RegistrationResult
+from helpers.images import blob_image
 from typer.testing import CliRunner
 
 FAST = ("--model", "none", "--prealign", "none", "--refine", "2", "--spacing", "5")

@@ -24,6 +24,7 @@ from DeepRegAttentionLib.dirlab import (
 from DeepRegAttentionLib.engine.errors import LandmarkError, OptionError, UnreadableFileError
 from DeepRegAttentionLib.engine.landmarks import Landmarks
 from DeepRegAttentionLib.engine.metrics import tre
+from helpers.places import real_data
 from typer.testing import CliRunner
 
 # Mean and standard deviation of the landmark distance before registration, as published for each case.
@@ -54,10 +55,10 @@ def write_raw(image: sitk.Image, path: Path) -> None:
     sitk.GetArrayFromImage(image).astype("<i2").tofile(path)
 
 
-def copy_landmarks(data_folder: Path, case: int, target: Path, name: str = "Case{case}_300_T{phase}_xyz.txt") -> None:
+def copy_landmarks(case: int, target: Path, name: str = "Case{case}_300_T{phase}_xyz.txt") -> None:
     target.mkdir(parents=True, exist_ok=True)
     for phase in ("00", "50"):
-        source = data_folder / "dirlab_landmarks" / f"Case{case}_300_T{phase}_xyz.txt"
+        source = real_data("dirlab_landmarks") / f"Case{case}_300_T{phase}_xyz.txt"
         shutil.copy(source, target / name.format(case=case, phase=phase))
 
 
@@ -79,10 +80,10 @@ def texture(reference: sitk.Image) -> sitk.Image:
 
 
 @pytest.fixture(scope="module")
-def case_1(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def case_1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Case 1 in its true size and layout: a texture that moves as the real landmarks do."""
     folder = tmp_path_factory.mktemp("dirlab") / "Case1Pack"
-    copy_landmarks(data_folder, 1, folder / "ExtremePhases")
+    copy_landmarks(1, folder / "ExtremePhases")
     moving = texture(geometry_of(1))
     names = [folder / "ExtremePhases" / f"Case1_300_T{phase}_xyz.txt" for phase in ("00", "50")]
     motion = smooth_motion(*(read_points(name, moving) for name in names), geometry_of(1))
@@ -97,11 +98,10 @@ def evaluate(*arguments: object):
 
 
 @pytest.mark.parametrize("case", GEOMETRY)
-def test_the_landmarks_lie_in_the_image_and_are_as_far_apart_as_published(case: int, data_folder: Path):
+def test_the_landmarks_lie_in_the_image_and_are_as_far_apart_as_published(case: int):
     image = geometry_of(case)
     start, goal = (
-        read_points(data_folder / "dirlab_landmarks" / f"Case{case}_300_T{phase}_xyz.txt", image)
-        for phase in ("00", "50")
+        read_points(real_data("dirlab_landmarks") / f"Case{case}_300_T{phase}_xyz.txt", image) for phase in ("00", "50")
     )
     distances = tre(start, goal, sitk.Transform(3, sitk.sitkIdentity))
     assert len(distances) == 300
@@ -168,8 +168,8 @@ def test_a_voxel_of_the_file_and_its_landmark_meet(tmp_path: Path):
         (10, "CASE10_T{phase}.IMG", "Case10_300_T{phase}_xyz.txt", "."),
     ],
 )
-def test_the_files_are_found_under_every_name_in_use(case, image, landmarks, pack, data_folder, tmp_path):
-    copy_landmarks(data_folder, case, tmp_path / pack, landmarks)
+def test_the_files_are_found_under_every_name_in_use(case, image, landmarks, pack, tmp_path):
+    copy_landmarks(case, tmp_path / pack, landmarks)
     for phase in ("00", "10", "50"):
         (tmp_path / image.format(phase=phase)).touch()
         (tmp_path / f"._{image.format(phase=phase)}").touch()
@@ -181,15 +181,15 @@ def test_the_files_are_found_under_every_name_in_use(case, image, landmarks, pac
     assert found.moving_landmarks.name == landmarks.format(case=case, phase="50")
 
 
-def empty_case(folder: Path, data_folder: Path) -> Path:
-    copy_landmarks(data_folder, 1, folder / "Case1Pack" / "ExtremePhases")
+def empty_case(folder: Path) -> Path:
+    copy_landmarks(1, folder / "Case1Pack" / "ExtremePhases")
     for phase in ("00", "50"):
         (folder / f"case1_T{phase}_s.img").write_bytes(bytes(8))
     return folder
 
 
-def test_an_image_of_the_wrong_size_is_refused_with_both_sizes(data_folder: Path, tmp_path: Path):
-    run = evaluate(empty_case(tmp_path, data_folder))
+def test_an_image_of_the_wrong_size_is_refused_with_both_sizes(tmp_path: Path):
+    run = evaluate(empty_case(tmp_path))
     assert run.exit_code == 3
     (line,) = [line for line in run.stderr.splitlines() if "error" in line]
     assert "has 8 bytes" in line
@@ -197,8 +197,8 @@ def test_an_image_of_the_wrong_size_is_refused_with_both_sizes(data_folder: Path
     assert "12320768" in line
 
 
-def test_a_missing_or_double_phase_is_named(data_folder: Path, tmp_path: Path):
-    folder = empty_case(tmp_path, data_folder)
+def test_a_missing_or_double_phase_is_named(tmp_path: Path):
+    folder = empty_case(tmp_path)
     (folder / "copy").mkdir()
     shutil.copy(folder / "case1_T50_s.img", folder / "copy")
     with pytest.raises(UnreadableFileError, match="Case 1 has 2 images of phase T50"):
@@ -209,8 +209,8 @@ def test_a_missing_or_double_phase_is_named(data_folder: Path, tmp_path: Path):
         find_cases(folder)
 
 
-def test_missing_landmarks_are_named(data_folder: Path, tmp_path: Path):
-    folder = empty_case(tmp_path, data_folder)
+def test_missing_landmarks_are_named(tmp_path: Path):
+    folder = empty_case(tmp_path)
     (folder / "Case1Pack" / "ExtremePhases" / "Case1_300_T50_xyz.txt").unlink()
     with pytest.raises(LandmarkError, match=r"no landmarks of phase T50.*Case1_300_T50_xyz\.txt"):
         find_cases(folder)

@@ -9,7 +9,7 @@ from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.networks.drivenmorph import Comparison, NeuralDemons, force_agreement, total_force
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from networks_common import check_learning, shift_error, small_network, texture, train
+from helpers.networks import check_learning, shift_error, small_network, texture, train
 
 
 def comparison_of(fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor) -> Comparison:
@@ -102,5 +102,5 @@ def test_shifted_images_give_the_shifted_field():
     assert shift_error(small_network("drivenmorph"), shift=small_network("drivenmorph").multiple) < 1e-3
 
 
-def test_learns_a_real_pair_without_folds(data_folder):
-    check_learning(small_network("drivenmorph"), data_folder, steps=20)
+def test_learns_a_real_pair_without_folds():
+    check_learning(small_network("drivenmorph"), steps=20)

@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
-from conftest import blob_image
 from DeepRegAttentionLib.engine import fields
 from DeepRegAttentionLib.engine.geometry import Grid, to_image, voxels_to_mm
+from helpers.images import blob_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import blob_image, rotation
 from DeepRegAttentionLib.engine import geometry
 from DeepRegAttentionLib.engine.fields import smooth, warp
 from DeepRegAttentionLib.engine.geometry import Grid
+from helpers.images import blob_image, rotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

@@ -9,7 +9,6 @@ from typing import Callable
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import blob_image
 from DeepRegAttentionLib.engine.errors import (
     DimensionError,
     EmptyImageError,
@@ -21,6 +20,7 @@ from DeepRegAttentionLib.engine.errors import (
 )
 from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.images import check_image, check_map, check_mask, check_pair, read_image
+from helpers.images import blob_image
 
 FORMATS = ("volume.nii", "volume.nii.gz", "volume.nrrd", "volume.mha")
 

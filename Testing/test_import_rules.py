@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Iterator, List, NamedTuple, Set
 
 import pytest
-from conftest import REPOSITORY
+from helpers.places import MODULE, REPOSITORY
 
-MODULE = REPOSITORY / "DeepRegAttention"
 LIBRARY = MODULE / "DeepRegAttentionLib"
 ROOT = "DeepRegAttentionLib"
 

@@ -18,6 +18,7 @@ from DeepRegAttentionLib.engine.landmarks import (
     transform_landmarks,
     write_landmarks,
 )
+from helpers.places import real_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -215,8 +216,8 @@ def test_voxel_indices_become_points_of_an_oblique_image(make_image) -> None:
     np.testing.assert_allclose(landmarks.points[1], image.TransformIndexToPhysicalPoint((43, 35, 27)))
 
 
-def test_dirlab_lists_pair_up(data_folder: Path) -> None:
-    folder = data_folder / "dirlab_landmarks"
+def test_dirlab_lists_pair_up() -> None:
+    folder = real_data("dirlab_landmarks")
     fixed, moving = (read_landmarks(folder / f"Case1_300_{phase}_xyz.txt") for phase in ("T00", "T50"))
     image = sitk.Image(256, 256, 94, sitk.sitkUInt8)
     image.SetSpacing((0.97, 0.97, 2.5))

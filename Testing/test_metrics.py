@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from DeepRegAttentionLib.engine import metrics
 from DeepRegAttentionLib.engine.errors import EmptyImageError, ImageError, LabelError, LandmarkError, MaskError
 from DeepRegAttentionLib.engine.landmarks import Landmarks, transform_landmarks
+from helpers.places import real_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -405,8 +406,8 @@ def test_tissue_of_a_flat_image_is_refused() -> None:
 # Real brains
 
 
-def test_real_brains_in_time(data_folder) -> None:
-    folder = data_folder / "lpba40"
+def test_real_brains_in_time() -> None:
+    folder = real_data("lpba40")
     images, labels = (
         [sitk.ReadImage(str(folder / kind / f"S{n}.nii.gz")) for n in (11, 12)] for kind in ("images", "labels")
     )

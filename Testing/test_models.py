@@ -14,7 +14,6 @@ import pytest
 import safetensors.torch
 import SimpleITK as sitk
 import torch
-from conftest import REPOSITORY
 from DeepRegAttentionLib.engine.errors import LicenceError, ModelError, OutputError, RegistrationError
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe, background_value, normalise
 from DeepRegAttentionLib.engine.models import files
@@ -31,6 +30,7 @@ from DeepRegAttentionLib.engine.models.files import (
 from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.resources import resource_folder
+from helpers.places import MODULE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -334,7 +334,7 @@ def test_the_list_of_models_needs_no_torch():
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        cwd=REPOSITORY / "DeepRegAttention",
+        cwd=MODULE,
         check=True,
     )
     assert done.stdout.strip() == "False"

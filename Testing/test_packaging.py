@@ -11,9 +11,8 @@ import sys
 from typing import List
 
 import pytest
-from conftest import REPOSITORY
+from helpers.places import MODULE, REPOSITORY
 
-MODULE = REPOSITORY / "DeepRegAttention"
 TOP = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
 LISTS = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
 HOMEPAGE = "https://github.com/DeepRegAttention/SlicerDeepRegAttention"

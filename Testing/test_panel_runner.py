@@ -13,10 +13,11 @@ from typing import Any, Callable, Deque, Dict, List, Tuple
 
 import pytest
 import SimpleITK as sitk
-from conftest import REPOSITORY, blob_image
 from DeepRegAttentionLib.jobs.client import PATIENCE_MS, BusyError, Runner, State
 from DeepRegAttentionLib.jobs.messages import ENDINGS, Event, Inputs, Job, decode_command, encode
 from DeepRegAttentionLib.jobs.signals import Signal
+from helpers.images import blob_image
+from helpers.places import MODULE
 
 JOB = Job("one", Inputs("f.nrrd", "m.nrrd"), "out")
 
@@ -415,7 +416,7 @@ class Real:
     def __init__(self, **environment: str) -> None:
         self.events: Deque[Callable[[], None]] = deque()
         settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        paths = [environment.pop("before", ""), str(REPOSITORY / "DeepRegAttention")]
+        paths = [environment.pop("before", ""), str(MODULE)]
         path = os.pathsep.join(path for path in paths if path)
         everything = {**os.environ, **settings, "PYTHONPATH": path, **environment}
         self.processes: List[RealProcess] = []

@@ -10,7 +10,7 @@ from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.similarity import lncc
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from networks_common import hippocampus_pair, small_network, texture, train
+from helpers.networks import hippocampus_pair, small_network, texture, train
 
 NAMES = pytest.mark.parametrize("name", ["drivenmorph", "adregnet"])
 
@@ -36,9 +36,9 @@ def test_two_passes_are_two_registrations_composed(name, varying):
 
 
 @NAMES
-def test_the_second_pass_learns_to_go_on_where_the_first_ended(name, data_folder):
+def test_the_second_pass_learns_to_go_on_where_the_first_ended(name):
     network = small_network(name, passes=2)
-    batch = hippocampus_pair(data_folder)
+    batch = hippocampus_pair()
     train(network, batch, LossWeights(diffusion=0.2), 20)
     with torch.no_grad():
         displacements = network(batch["fixed"], batch["moving"]).displacements

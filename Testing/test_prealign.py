@@ -7,9 +7,10 @@ import warnings
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import blob_image
 from DeepRegAttentionLib.engine.errors import EmptyImageError, MaskError, OptionError, OverlapError, RegistrationWarning
 from DeepRegAttentionLib.engine.prealign import prealign
+from helpers.images import blob_image
+from helpers.places import real_data
 
 MIDDLE = np.array((31.0, -57.0, 112.0))
 OTHER_GRID = {"size": (50, 52, 46), "spacing": (1.9, 1.4, 1.6), "degrees": (-25.0, 8.0, -14.0)}
@@ -289,8 +290,8 @@ def test_unknown_method() -> None:
         prealign(blob_image(), blob_image(), "afine")
 
 
-def test_displaced_brain(data_folder) -> None:
-    fixed, moving = (sitk.ReadImage(str(data_folder / "lpba40" / "images" / f"S{n}.nii.gz")) for n in (11, 12))
+def test_displaced_brain() -> None:
+    fixed, moving = (sitk.ReadImage(str(real_data("lpba40") / "images" / f"S{n}.nii.gz")) for n in (11, 12))
     displacement = sitk.Euler3DTransform((80.0, 96.0, 80.0), 0.3, -0.3, 0.3, (30.0, -25.0, 30.0))
     as_affine = sitk.AffineTransform(3)
     as_affine.SetMatrix(displacement.GetMatrix())

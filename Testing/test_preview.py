@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import blob_image
 from DeepRegAttentionLib.engine import preview
 from DeepRegAttentionLib.engine.errors import CancelledError
 from DeepRegAttentionLib.engine.geometry import displacement_transform, voxels_to_mm, working_grid
 from DeepRegAttentionLib.engine.images import warp_image
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
+from helpers.images import blob_image
 
 OPTIONS = RegistrationOptions(model="none", prealign="none", refine=3, spacing=4.0)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import SimpleITK as sitk
-from conftest import REPOSITORY
 from DeepRegAttentionLib.engine.images import read_image, warp_image
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import RegistrationResult
+from helpers.places import MODULE, real_data
 
-SAMPLES = REPOSITORY / "DeepRegAttention" / "Resources" / "Samples"
+SAMPLES = MODULE / "Resources" / "Samples"
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +39,9 @@ def test_the_force_goes_with_the_motion(sample_result):
     assert agreement["magnitude"] > 0.3
 
 
-def test_brains_never_seen_overlap_better(data_folder: Path):
+def test_brains_never_seen_overlap_better():
     def read(kind: str, name: str) -> sitk.Image:
-        return read_image(data_folder / "lpba40" / kind / f"{name}.nii.gz")
+        return read_image(real_data("lpba40") / kind / f"{name}.nii.gz")
 
     fixed, moving = "S37", "S40"
     options = RegistrationOptions(model="brain-t1-drivenmorph", prealign="none", maps=False)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import blob_image
 from DeepRegAttentionLib.engine import deform as deform_module
 from DeepRegAttentionLib.engine import errors
 from DeepRegAttentionLib.engine import method as method_module
@@ -26,6 +25,7 @@ from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import Guidance, register
 from DeepRegAttentionLib.engine.result import MAP_MEANINGS, RegistrationResult
+from helpers.images import blob_image
 
 ALONE = RegistrationOptions(model="none", prealign="none", refine=20, spacing=2.0)
 MOVING_GRID = {"size": (40, 44, 36), "spacing": (1.6, 1.3, 1.9), "degrees": (-9.0, 14.0, -22.0)}

@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import blob_image, rotation
 from DeepRegAttentionLib.engine.errors import OutputError
 from DeepRegAttentionLib.engine.evaluation import evaluate_labels, evaluate_landmarks
 from DeepRegAttentionLib.engine.geometry import Grid
@@ -34,6 +33,7 @@ from DeepRegAttentionLib.report.figures import (
     split_transform,
 )
 from DeepRegAttentionLib.report.page import _deformation, _facts, _quality, _structures, write_report
+from helpers.images import blob_image, rotation
 from matplotlib import colormaps
 from PIL import Image
 

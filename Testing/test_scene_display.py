@@ -26,9 +26,7 @@ from DeepRegAttentionLib.scene.layouts import (
 from DeepRegAttentionLib.scene.nodes import matrix_array, voxel_to_world
 from DeepRegAttentionLib.scene.overlays import OVERLAYS, available_overlays, forget_legends, show_overlay, value_range
 from DeepRegAttentionLib.scene.results import load_result
-from hypothesis import given
-from hypothesis import strategies as st
-from scene_common import (
+from helpers.scene import (
     World,
     add_volume,
     slicer,
@@ -39,6 +37,8 @@ from scene_common import (
     vtk,
     vtk_to_numpy,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 YELLOW = np.array([255, 213, 0])
 

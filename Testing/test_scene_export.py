@@ -8,7 +8,6 @@ from typing import Dict
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import rotation
 from DeepRegAttentionLib.engine.errors import (
     DimensionError,
     EmptyImageError,
@@ -30,7 +29,8 @@ from DeepRegAttentionLib.scene.export import (
 )
 from DeepRegAttentionLib.scene.nodes import add_node, array_image, array_matrix, voxel_to_world
 from DeepRegAttentionLib.scene.transforms import grid_transform
-from scene_common import FLIP, World, add_volume, points_inside, slicer, synthetic_images, to_lps, voxels, vtk
+from helpers.images import rotation
+from helpers.scene import FLIP, World, add_volume, points_inside, slicer, synthetic_images, to_lps, voxels, vtk
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-from conftest import REPOSITORY
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.scene.deformation import show_deformation
 from DeepRegAttentionLib.scene.overlays import available_overlays, show_overlay
 from DeepRegAttentionLib.scene.results import load_result
-from scene_common import World, add_volume, points_inside, to_lps, voxels
+from helpers.places import MODULE
+from helpers.scene import World, add_volume, points_inside, to_lps, voxels
 
-SAMPLES = REPOSITORY / "DeepRegAttention" / "Resources" / "Samples"
+SAMPLES = MODULE / "Resources" / "Samples"
 
 
 def coarse(name: str) -> sitk.Image:

@@ -16,7 +16,7 @@ from DeepRegAttentionLib.scene.overlays import show_overlay
 from DeepRegAttentionLib.scene.preview import refresh_warped
 from DeepRegAttentionLib.scene.results import Wanted, find_results, load_result, load_steps, remove_result
 from DeepRegAttentionLib.scene.transforms import interpolate_linearly, ras_to_lps
-from scene_common import (
+from helpers.scene import (
     World,
     add_volume,
     points_inside,

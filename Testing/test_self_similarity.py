@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks_common import small_network, texture
+from helpers.networks import small_network, texture
 
 
 def motion(name: str, moving: torch.Tensor, self_similarity: bool) -> torch.Tensor:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-from conftest import REPOSITORY
 from DeepRegAttentionLib.engine.errors import OptionError
 from DeepRegAttentionLib.engine.models.files import list_models
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.jobs import messages
 from DeepRegAttentionLib.terms import settings as session
 from DeepRegAttentionLib.terms.settings import Outputs, Selection, Settings
+from helpers.places import MODULE
 from hypothesis import given
 from hypothesis import strategies as st
 
-RESOURCES = REPOSITORY / "DeepRegAttention" / "Resources"
+RESOURCES = MODULE / "Resources"
 PAIR = Selection(fixed="a", moving="b")
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import blob_image
 from DeepRegAttentionLib.engine.errors import OptionError
 from DeepRegAttentionLib.engine.geometry import Grid, working_grid
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
@@ -30,6 +29,7 @@ from DeepRegAttentionLib.training.augmentation import (
 )
 from DeepRegAttentionLib.training.cases import Case
 from DeepRegAttentionLib.training.data import Change, PairReader
+from helpers.images import blob_image
 
 POINTS = np.array([[31.0, -57.0, 112.0], [25.0, -50.0, 118.0], [40.0, -60.0, 105.0]])
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import REPOSITORY, blob_image
 from DeepRegAttentionLib.engine.images import warp_image
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
@@ -21,7 +20,9 @@ from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.training.options import read_training_options
-from training_common import tiny, write_blobs
+from helpers.images import blob_image
+from helpers.places import REPOSITORY, real_data
+from helpers.training import tiny, write_blobs
 
 sys.path.insert(0, str(REPOSITORY / "Testing" / "benchmarks"))
 import accuracy
@@ -35,8 +36,9 @@ def rows_of(task: str, method: str, *overlaps: float) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("task", accuracy.TASKS)
-def test_each_task_is_measured_on_what_its_models_held_out(task: str, data_folder: Path) -> None:
-    options, pairs = accuracy.reporting_pairs(accuracy.TASKS[task], data_folder, 5)
+def test_each_task_is_measured_on_what_its_models_held_out(task: str) -> None:
+    data = real_data({"brain": "lpba40", "hippocampus": "hippocampus", "heart": "acdc"}[task]).parent
+    options, pairs = accuracy.reporting_pairs(accuracy.TASKS[task], data, 5)
     assert 2 <= len(pairs) <= 5
     named = {case.name for pair in pairs for case in pair} | {case.group for pair in pairs for case in pair}
     assert all(case.labels is not None for pair in pairs for case in pair)

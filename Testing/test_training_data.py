@@ -13,7 +13,6 @@ import torch
 
 pytest.importorskip("yaml", reason="the extra “train” is not installed")
 
-from conftest import blob_image
 from DeepRegAttentionLib.engine.errors import ImageError, OptionError, UnreadableFileError
 from DeepRegAttentionLib.engine.geometry import Grid, resample, working_grid
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
@@ -27,7 +26,8 @@ from DeepRegAttentionLib.training.data import (
     some_pairs,
     split_pairs,
 )
-from training_common import tiny, write_blobs
+from helpers.images import blob_image
+from helpers.training import tiny, write_blobs
 
 SPACING, MULTIPLE = 2.5, 8
 # The same object on three different grids; the third is elsewhere in space.

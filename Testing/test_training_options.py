@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("yaml", reason="the extra “train” is not installed")
 
-from conftest import REPOSITORY
 from DeepRegAttentionLib.engine.errors import ModelError, OptionError, UnreadableFileError
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.models.files import ModelFile, list_models
 from DeepRegAttentionLib.training.augmentation import Affine, Chance, Flip
 from DeepRegAttentionLib.training.cases import read_cases
 from DeepRegAttentionLib.training.options import LossWeights, options_to_dict, read_training_options
+from helpers.places import MODULE, real_data
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,7 +168,7 @@ def test_epochs_cover_the_steps_and_little_more(tmp_path_factory: Any, total: in
     assert every is None or options.epoch_steps <= every
 
 
-SHIPPED = sorted((REPOSITORY / "DeepRegAttention" / "Resources" / "Training").glob("*.yaml"))
+SHIPPED = sorted((MODULE / "Resources" / "Training").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -187,11 +187,12 @@ def test_a_shipped_model_recommends_what_its_configuration_says(model: ModelFile
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_the_shipped_configurations_fit_the_real_data(path: Path, data_folder: Path) -> None:
+def test_the_shipped_configurations_fit_the_real_data(path: Path) -> None:
     options = read_training_options(path)
     if options.data.cases is None:
         pytest.skip("it trains on synthetic images")
-    cases = read_cases(data_folder / options.data.cases, data_folder)
+    data = real_data("acdc" if options.data.cases.endswith(".csv") else options.data.cases).parent
+    cases = read_cases(data / options.data.cases, data)
     known = {case.name for case in cases} | {case.group for case in cases}
     assert set(options.validation) | set(options.test) <= known
     assert not options.weights.labels or all(case.labels for case in cases)

@@ -12,7 +12,6 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from conftest import REPOSITORY
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.engine.errors import CancelledError, ModelError, OptionError
 from DeepRegAttentionLib.engine.models.files import load_model, read_model_info
@@ -31,7 +30,8 @@ from DeepRegAttentionLib.training.run import (
     train,
     with_settled_precision,
 )
-from training_common import CONFIGURATION, tiny, write_blobs, write_configuration
+from helpers.places import MODULE, REPOSITORY
+from helpers.training import CONFIGURATION, tiny, write_blobs, write_configuration
 from typer.testing import CliRunner
 
 
@@ -241,7 +241,7 @@ DISTRIBUTED = """
 import sys, torch
 from pathlib import Path
 from lightning.pytorch.callbacks import Callback
-from training_common import CONFIGURATION, tiny
+from helpers.training import CONFIGURATION, tiny
 from DeepRegAttentionLib.training.module import RegistrationTraining
 from DeepRegAttentionLib.training.run import Machines, TrainingData, make_trainer
 
@@ -266,7 +266,7 @@ if trainer.is_global_zero:
 def test_two_processes_have_the_gradients_of_one_with_the_same_two_pairs(folder: Path) -> None:
     script = folder / "distributed.py"
     script.write_text(DISTRIBUTED, encoding="utf-8")
-    paths = [str(REPOSITORY / "Testing"), str(REPOSITORY / "DeepRegAttention")]
+    paths = [str(REPOSITORY / "Testing"), str(MODULE)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),

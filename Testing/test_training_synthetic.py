@@ -18,7 +18,7 @@ from DeepRegAttentionLib.training.synthetic import (
     random_shapes,
     smooth_noise,
 )
-from training_common import tiny, write_blobs
+from helpers.training import tiny, write_blobs
 
 SMALL = SyntheticOptions(shape=(24, 32, 16), shapes=6, alike=0.0)
 

@@ -12,7 +12,6 @@ import numpy as np
 import optuna
 import pytest
 import torch
-import training_common
 import yaml
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.cli.settings import read_options
@@ -24,11 +23,12 @@ from DeepRegAttentionLib.training.options import TrainingOptions, read_training_
 from DeepRegAttentionLib.training.run import TrainingData, make_trainer
 from DeepRegAttentionLib.training.tuning import TuningOptions, open_study, run_trial, tune
 from DeepRegAttentionLib.training.validation import FOLD_PENALTY, dice_by_label, measure
+from helpers import training
 from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
 CONFIGURATION: Dict[str, Any] = {
-    **training_common.CONFIGURATION,
+    **training.CONFIGURATION,
     "configuration": {"channels": [4, 8], "spatially_varying": True},
     "tune": {
         "weights.diffusion": {"low": 0.1, "high": 1.0, "log": True},
@@ -40,7 +40,7 @@ CONFIGURATION: Dict[str, Any] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    training_common.write_blobs(tmp_path)
+    training.write_blobs(tmp_path)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(CONFIGURATION))
     return tmp_path
 

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, Set
 from xml.etree import ElementTree
 
 import pytest
-from conftest import REPOSITORY
+from helpers.places import MODULE
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
@@ -33,7 +33,6 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-MODULE = REPOSITORY / "DeepRegAttention"
 PANEL = MODULE / "DeepRegAttentionLib" / "panel"
 UI = MODULE / "Resources" / "UI" / "DeepRegAttention.ui"
 

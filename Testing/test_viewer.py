@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from helpers.places import MODULE, real_data
 from PIL import Image
 
 pytest.importorskip("trame_slicer", reason="the viewer is not installed (extra “viewer”)")
@@ -38,7 +38,7 @@ class Server:
     """``deepreg-attention view`` as a process."""
 
     def __init__(self, log: Path, *arguments: str) -> None:
-        module = REPOSITORY / "DeepRegAttention"
+        module = MODULE
         temporary = log.parent / f"{log.stem}-temporary"
         temporary.mkdir()
         self.temporary = temporary
@@ -71,11 +71,11 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the browser may read: a pair of images, and a link that leads out of it."""
     folder = tmp_path_factory.mktemp("allowed")
     for name in (FIXED, MOVING):
-        shutil.copy(data_folder / "hippocampus" / "images" / name, folder)
+        shutil.copy(real_data("hippocampus") / "images" / name, folder)
     secret = tmp_path_factory.mktemp("secret")
     shutil.copy(folder / FIXED, secret / "secret.nii.gz")
     (folder / "link.nii.gz").symlink_to(secret / "secret.nii.gz")

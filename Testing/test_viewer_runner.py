@@ -10,9 +10,9 @@ from typing import Awaitable, Callable, List
 
 import pytest
 import SimpleITK as sitk
-from conftest import REPOSITORY
 from DeepRegAttentionLib.jobs.messages import PATIENCE_S, Event, Inputs, Job
 from DeepRegAttentionLib.viewer.runner import Runner
+from helpers.places import MODULE
 
 LIMIT_S = 120.0
 
@@ -101,7 +101,7 @@ def test_only_the_events_of_the_job_are_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_real_job_and_the_devices(tmp_path: Path, make_image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "DeepRegAttention"))
+    monkeypatch.setenv("PYTHONPATH", str(MODULE))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name, shift in (("fixed", 0.0), ("moving", 3.0)):
         sitk.WriteImage(make_image((24, 20, 18), shift=(shift, 0, 0)), str(tmp_path / f"{name}.nrrd"))

@@ -10,11 +10,11 @@ from typing import Any, Callable, Coroutine, Dict, Iterator
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import blob_image
 from DeepRegAttentionLib.terms.settings import MODELS_OWN
 from DeepRegAttentionLib.viewer import stage as st
 from DeepRegAttentionLib.viewer.session import Viewer
-from scene_common import slicer, synthetic_images, synthetic_result
+from helpers.images import blob_image
+from helpers.scene import slicer, synthetic_images, synthetic_result
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

@@ -17,13 +17,13 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import REPOSITORY, blob_image
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import MAP_MEANINGS
 from DeepRegAttentionLib.jobs.messages import ENDINGS, STAGES, Event, Inputs, Job, Question, decode_event, encode
+from helpers.images import blob_image
+from helpers.places import MODULE
 
-MODULE = REPOSITORY / "DeepRegAttention"
 FAST: Dict[str, Any] = {"model": "none", "prealign": "none", "refine": 2, "spacing": 5.0, "threads": 1}
 NETWORK = {**FAST, "model": "brain-t1-drivenmorph", "refine": 1}
 

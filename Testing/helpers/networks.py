@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Dict
 
 import torch
@@ -15,6 +14,8 @@ from DeepRegAttentionLib.training.data import PairDataset
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
 from torch import Tensor, nn
+
+from .places import real_data
 
 SMALL = {"drivenmorph": [4, 8, 12], "adregnet": [8, 16, 16]}
 
@@ -31,9 +32,9 @@ def texture(*shape: int, sigma: float = 1.5, seed: int = 0) -> Tensor:
     return (image - image.min()) / (image.max() - image.min())
 
 
-def hippocampus_pair(data_folder: Path) -> Dict[str, Tensor]:
+def hippocampus_pair() -> Dict[str, Tensor]:
     """A real pair of different subjects at 2 mm with its labels, as a batch of one."""
-    cases = find_cases(data_folder / "hippocampus")
+    cases = find_cases(real_data("hippocampus"))
     cases = [case for case in cases if case.labels is not None][:2]
     dataset = PairDataset([(cases[0], cases[1])], 2.0, 8, IntensityRecipe(), labels=True)
     return {name: value[None] for name, value in dataset[0].items()}
@@ -50,9 +51,9 @@ def train(network: nn.Module, batch: Dict[str, Tensor], weights: LossWeights, st
         optimiser.step()
 
 
-def check_learning(network: nn.Module, data_folder: Path, steps: int) -> None:
+def check_learning(network: nn.Module, steps: int) -> None:
     """So many steps on a real pair make the images alike, without a fold."""
-    batch = hippocampus_pair(data_folder)
+    batch = hippocampus_pair()
     train(network, batch, LossWeights(diffusion=0.2), steps)
     with torch.no_grad():
         output = network(batch["fixed"], batch["moving"])

@@ -8,7 +8,8 @@ from typing import List, Optional, Tuple
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import blob_image
+
+from .images import blob_image
 
 slicer = pytest.importorskip("slicer")
 pytest.importorskip("trame_slicer")

@@ -8,9 +8,10 @@ from typing import Any, Dict
 import numpy as np
 import SimpleITK as sitk
 import yaml
-from conftest import blob_image
 from DeepRegAttentionLib.cli.train import read_configuration
 from DeepRegAttentionLib.training.options import TrainingOptions
+
+from .images import blob_image
 
 SHIFTS = [(0, 0, 0), (4, 0, 2), (0, -4, 0), (2, 2, -4), (-3, 1, 1)]
 CONFIGURATION: Dict[str, Any] = {
