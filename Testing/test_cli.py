@@ -22,12 +22,12 @@ from DeepRegAttentionLib.cli.console import ReadableErrors, readable_warnings
 from DeepRegAttentionLib.cli.demo import read_label_names, tissue_map, tissue_overlap
 from DeepRegAttentionLib.cli.files import write_image
 from DeepRegAttentionLib.cli.settings import read_options, read_preset
-from DeepRegAttentionLib.cli.tables import number
 from DeepRegAttentionLib.engine.errors import OptionError, OutputError, RegistrationWarning
 from DeepRegAttentionLib.engine.landmarks import Landmarks, read_landmarks, write_landmarks
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.engine.result import RegistrationResult
+from DeepRegAttentionLib.terms.measures import rows
 from helpers.images import blob_image
 from typer.testing import CliRunner
 
@@ -119,8 +119,8 @@ def test_register_writes_the_result_and_one_table(registered):
     expected = {"warped", "warped_labels", "displacement", "jacobian", "difference_before", "difference_after"}
     assert expected <= {path.name.split(".")[0] for path in output.iterdir()}
     assert not [name for name in files_in(output) if name.startswith(".")]
-    for row in ("NCC", "SSIM", "Dice", "HD95", "TRE, mean", "folded voxels", "seconds: refine"):
-        assert sum(line.strip().startswith(row) for line in outcome.stdout.splitlines()) == 1
+    for row in rows(json.loads((output / "metrics.json").read_text())):
+        assert sum(line.strip().startswith(row.label) for line in outcome.stdout.splitlines()) == 1
     assert str(output.resolve()) in outcome.stdout
 
 
@@ -593,7 +593,3 @@ def test_the_demo_ends_with_a_report(tmp_path):
     report, viewer = outcome.stdout.splitlines()[-2:]
     assert report == f"report: {(tmp_path / 'demo' / 'report.html').resolve()}"
     assert viewer == f"browser: deepreg-attention view {tmp_path / 'demo'}"
-
-
-def test_numbers_that_do_not_exist_are_dashes():
-    assert [number(value) for value in (0.12345, None, float("nan"))] == ["0.123", "–", "–"]

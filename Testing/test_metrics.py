@@ -349,6 +349,9 @@ def test_jacobian_statistics_of_known_values() -> None:
     assert measured["std"] == pytest.approx(values.std(), abs=1e-6)
     assert (measured["min"], measured["max"], measured["p01"], measured["p99"]) == (-0.5, 2.0, -0.5, 2.0)
     assert measured["sd_log"] == pytest.approx(logs.std(), rel=1e-4)
+    # As the evaluation of Learn2Reg writes it.
+    theirs = np.log((values.astype(float) + 3).clip(0.000000001, 1000000000)).std()
+    assert measured["sd_log_learn2reg"] == pytest.approx(theirs, rel=1e-4)
     assert measured["fold_percent"] == pytest.approx(100 * 11 / 200)
     assert measured["fold_volume_cm3"] == pytest.approx(11 * math.prod(SPACING) / 1000)
     assert json.loads(json.dumps(measured)) == measured

@@ -447,7 +447,7 @@ def test_the_layout_shows_each_image_in_its_view(shown) -> None:
 
 def test_tables_hold_what_was_measured(shown) -> None:
     _, result, _ = shown
-    assert set(result.tables) == {"similarity", "deformation", "structures", "histogram"}
+    assert set(result.tables) == {"similarity", "deformation", "time", "structures", "histogram"}
     similarity = result.tables["similarity"].GetTable()
     assert [similarity.GetColumnName(n) for n in range(4)] == ["Measure", "Before", "Linear", "After"]
     assert [similarity.GetValue(0, n).ToDouble() for n in (1, 2, 3)] == [0.4, 0.6, 0.9]

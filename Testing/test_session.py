@@ -271,18 +271,6 @@ def test_the_progress_is_one_line() -> None:
     assert session.progress_text(None) == "Starting"
 
 
-def test_a_result_in_one_line() -> None:
-    metrics = {
-        "seconds": {"network": 2.2, "maps": 1.4},
-        "similarity": {"before": {"ncc": 0.9}, "after": {"ncc": 0.98765}},
-        "jacobian": {"fold_percent": 0.0},
-    }
-    assert session.summary_text(metrics) == "4 s · correlation 0.900 → 0.988 · no folds"
-    folded = {"jacobian": {"fold_percent": 0.123, "fold_volume_cm3": 1.5}}
-    assert session.summary_text(folded) == "folds 0.12 % (1.5 cm³)"
-    assert session.summary_text({}) == ""
-
-
 # Translation
 
 

@@ -31,7 +31,8 @@ import varying
 
 def rows_of(task: str, method: str, *overlaps: float) -> list[dict[str, Any]]:
     common = {"task": task, "method": method, "moving": "m", "hd95_mm": 2.5, "seconds": 3.0, "peak_gib": 1.0}
-    regularity = {} if method == "unregistered" else {"folds_percent": 0.0, "sd_log_jacobian": 0.1}
+    smooth = {"folds_percent": 0.0, "sd_log_jacobian": 0.1, "sd_log_jacobian_learn2reg": 0.02}
+    regularity = {} if method == "unregistered" else smooth
     return [{**common, **regularity, "fixed": f"f{n}", "dice": value} for n, value in enumerate(overlaps)]
 
 
@@ -132,8 +133,8 @@ def test_the_results_are_written_as_table_text_and_figure(tmp_path: Path) -> Non
         assert [row["dice"] for row in csv.DictReader(file)] == ["0.5", "0.7", "0.8", "0.9", "0.75"]
     text = (tmp_path / "out" / "accuracy.md").read_text(encoding="utf-8")
     assert "## a, 2 pairs" in text
-    assert "| unregistered | 0.600 ± 0.100 | 2.5 |  |  | 3 | 1 |" in text
-    assert "| network | 0.850 ± 0.050 | 2.5 | 0 | 0.1 | 3 | 1 |" in text
+    assert "| unregistered | 0.600 ± 0.100 | 2.5 |  |  |  | 3 | 1 |" in text
+    assert "| network | 0.850 ± 0.050 | 2.5 | 0 | 0.1 | 0.02 | 3 | 1 |" in text
     assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -167,6 +168,7 @@ def test_the_accuracy_is_recorded_in_the_model_and_its_list(tmp_path: Path) -> N
         "hd95_mm": 2.5,
         "folds_percent": 0.0,
         "sd_log_jacobian": 0.1,
+        "sd_log_jacobian_learn2reg": 0.02,
     }
     assert kept["a_refined"]["dice"] == 0.9
     assert find_model(str(tmp_path / "tiny.safetensors")).info.accuracy == kept

@@ -123,7 +123,12 @@ def test_a_result_is_shown_with_the_images_that_it_was_made_of(
         shown = [viewer._page.stage.background(tag).GetName() for tag in st.SLICES]
         assert shown[:2] == ["fixed", "moving"]
         assert shown[2].startswith("moving warped to fixed")
-        assert {table["title"] for table in state.tables} == {"Agreement", "Deformation", "Structures"}
+        assert {table["title"] for table in state.tables} == {
+            "Agreement of the images",
+            "Deformation",
+            "Computing time",
+            "Structures",
+        }
         assert "–" in str(state.tables), "what could not be measured is no number"
         assert "#e0a800" in state.histogram, "folds stand out"
         state.update({"overlay": "jacobian", "style": "grid", "comparison": "swipe"})

@@ -44,7 +44,13 @@ from rich.markdown import Markdown
 Row = dict[str, object]
 TASKS = {"brain": "brain-t1-drivenmorph", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
 """Names of the training configurations whose held-out cases are registered."""
-MEASURES = ("dice", "hd95_mm", "folds_percent", "sd_log_jacobian", "seconds", "peak_gib")
+REGULARITY = {
+    "folds_percent": "fold_percent",
+    "sd_log_jacobian": "sd_log",
+    "sd_log_jacobian_learn2reg": "sd_log_learn2reg",
+}
+"""Columns, and the names of the Jacobian's statistics that they hold."""
+MEASURES = ("dice", "hd95_mm", *REGULARITY, "seconds", "peak_gib")
 REFINEMENT_STEPS = 20
 
 
@@ -124,7 +130,7 @@ def _measure_pair(method: Method, pair: Pair, options: TrainingOptions) -> Row:
     row.update({f"dice_{name}": overlap[label] for name, label in options.structures.items()})
     if found.jacobian is not None:
         regularity = jacobian_statistics(found.jacobian)
-        row.update(folds_percent=regularity["fold_percent"], sd_log_jacobian=regularity["sd_log"])
+        row.update({column: regularity[name] for column, name in REGULARITY.items()})
     row["peak_gib"] = _peak_gib()
     return row
 
@@ -321,7 +327,7 @@ def record(model: ModelFile, rows: list[Row]) -> None:
     """Keep what was measured of a model in its file and in the list of models beside it."""
     from DeepRegAttentionLib.engine.models.files import load_model, register_model, save_model
 
-    kept = ("dice", "dice_sd", "hd95_mm", "folds_percent", "sd_log_jacobian")
+    kept = ("dice", "dice_sd", "hd95_mm", *REGULARITY)
     found: dict[str, object] = {}
     for task in _distinct(rows, "task"):
         for key, method in ((task, model.info.name), (f"{task}_refined", refined(model.info.name))):
@@ -375,9 +381,9 @@ def table(rows: list[Row]) -> str:
     lines = [
         f"## {rows[0]['task']}, {pairs} pairs",
         "",
-        "| method | Dice | HD95 mm | folds % | SD log J | s | peak GiB |",
+        "| method | Dice | HD95 mm | folds % | SD log J | SD log (J + 3), Learn2Reg | s | peak GiB |",
     ]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|---|")
     for method in _distinct(rows, "method"):
         found = summary([row for row in rows if row["method"] == method])
         cells = [f"{found['dice']:.3f} ± {found['dice_sd']:.3f}"]

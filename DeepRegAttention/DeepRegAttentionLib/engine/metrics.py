@@ -384,8 +384,8 @@ def jacobian_statistics(jacobian: sitk.Image, mask: Optional[sitk.Image] = None)
     -------
     dict
         ``mean``, ``std``, ``min``, ``max``, ``p01``, ``p99``; ``sd_log``, the standard deviation of
-        log(J clipped to 1e-9..1e9); ``fold_percent`` of the voxels, with J at most 0, and
-        ``fold_volume_cm3``. (Learn2Reg's own script adds 3 to J before the logarithm; this does not.)
+        log(J clipped to 1e-9..1e9), and ``sd_log_learn2reg``, that of log(J + 3, so clipped), which the
+        Learn2Reg challenge publishes; ``fold_percent`` of the voxels, with J at most 0, and ``fold_volume_cm3``.
 
     Raises
     ------
@@ -404,10 +404,15 @@ def jacobian_statistics(jacobian: sitk.Image, mask: Optional[sitk.Image] = None)
         "max": float(values.max()),
         "p01": float(low),
         "p99": float(high),
-        "sd_log": float(np.log(values.clip(1e-9, 1e9)).std(dtype=np.float64)),
+        "sd_log": _sd_log(values),
+        "sd_log_learn2reg": _sd_log(values + 3),
         "fold_percent": 100.0 * folds / values.size,
         "fold_volume_cm3": folds * float(np.prod(jacobian.GetSpacing())) / 1000.0,
     }
+
+
+def _sd_log(values: np.ndarray) -> float:
+    return float(np.log(values.clip(1e-9, 1e9)).std(dtype=np.float64))
 
 
 def _mask_array(mask: sitk.Image, image: sitk.Image) -> np.ndarray:

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from ..engine.errors import RegistrationError
 from ..scene import judge, results
-from ..terms import settings as session
+from ..terms.measures import summary_text, table_title
 from . import choices
 from .choices import Choice
 
@@ -31,8 +31,8 @@ class JudgeSection:
         self._result, ui = result, self._ui
         tables = result.tables if result is not None else {}
         plots = result.plots if result is not None else {}
-        choices.fill(ui.tableSelector, [Choice(name, table_text(name)) for name in tables])
-        ui.judgeText.text = session.summary_text(result.metrics) if result is not None else _("No result.")
+        choices.fill(ui.tableSelector, [Choice(name, table_title(name)) for name in tables])
+        ui.judgeText.text = summary_text(result.metrics) if result is not None else _("No result.")
         ui.tableSelector.visible = ui.measuresTable.visible = bool(tables)
         ui.exportButton.enabled = bool(tables)
         ui.histogramButton.enabled, ui.diceButton.enabled = "histogram" in plots, "dice" in plots
@@ -69,14 +69,3 @@ class JudgeSection:
         path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Export the table"), name, "CSV (*.csv)")
         if path:
             self.export(path)
-
-
-def table_text(name: str) -> str:
-    """A table in the list of choices."""
-    texts = {
-        "similarity": _("Similarity before and after"),
-        "deformation": _("Deformation: volume change, folds, inverse, error"),
-        "structures": _("Structures: Dice and surface distance"),
-        "histogram": _("Histogram of the volume change"),
-    }
-    return texts.get(name, name)

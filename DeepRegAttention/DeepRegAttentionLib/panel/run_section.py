@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 from ..jobs import messages
 from ..jobs.client import Runner, State
 from ..terms import settings as session
+from ..terms.measures import summary_text
 from .registration import Registration
 
 
@@ -55,8 +56,8 @@ class RunSection:
             self.fail(str(registration.error))
         elif registration.result is not None:
             metrics = registration.result.metrics
-            self.say(session.summary_text(metrics))
-            self.log(session.summary_text(metrics))
+            self.say(summary_text(metrics))
+            self.log(summary_text(metrics))
             self.log(str(metrics.get("model_choice", "")))
 
     def fail(self, message: str) -> None:

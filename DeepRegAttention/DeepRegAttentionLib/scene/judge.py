@@ -13,33 +13,12 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..engine.errors import OutputError
+from ..terms.measures import ABSENT, STRUCTURE_COLUMNS, columns, rows, structures, tables
 from .colors import colours
 from .nodes import add_node, voxels
 
 Cell = Union[str, float]
 
-_STAGES = ("before", "linear", "after")
-_SIMILARITIES = (
-    ("ncc", "Cross-correlation (NCC), more is better"),
-    ("ssim", "Structural similarity (SSIM), more is better"),
-    ("nmi", "Mutual information (NMI), more is better"),
-    ("mse", "Mean squared difference (MSE), less is better"),
-)
-_OVERLAPS = (
-    ("mean_dice", "Structures, mean Dice, more is better"),
-    ("mean_hd95_mm", "Structures, mean HD95 (mm), less is better"),
-)
-_JACOBIAN = (
-    ("mean", "Jacobian, mean"),
-    ("std", "Jacobian, standard deviation"),
-    ("min", "Jacobian, least"),
-    ("p01", "Jacobian, 1st percentile"),
-    ("p99", "Jacobian, 99th percentile"),
-    ("max", "Jacobian, largest"),
-    ("sd_log", "Jacobian, standard deviation of the logarithm"),
-    ("fold_percent", "Folds (% of voxels)"),
-    ("fold_volume_cm3", "Folds (cm³)"),
-)
 _BINS = 60
 _LIMIT = 3.0
 _RARE_PERCENT = 0.01
@@ -70,61 +49,20 @@ def make_tables(
     Returns
     -------
     dict
-        ``"similarity"`` (measure, before, linear, after), ``"deformation"`` (measure, value),
-        ``"structures"`` (structure, Dice and HD95 before and after), ``"histogram"`` (Jacobian, percent of voxels).
+        ``"similarity"`` (measure, before, linear, after), ``"deformation"`` and ``"time"`` (measure, value): texts as
+        people read them. ``"structures"`` (structure, Dice and HD95 before and after) and ``"histogram"`` (Jacobian,
+        percent of voxels): numbers, to be drawn.
     """
     contents: Dict[str, Tuple[Sequence[str], List[List[Cell]]]] = {
-        "similarity": (("Measure", "Before", "Linear", "After"), _similarity_rows(metrics)),
-        "deformation": (("Measure", "Value"), _deformation_rows(metrics)),
-        "structures": (_STRUCTURE_COLUMNS, _structure_rows(metrics.get("labels"), label_names or {})),
-        "histogram": (("Jacobian", "% of voxels"), _histogram_rows(jacobian)),
+        section: (columns(found), [[row.label, *row.texts] for row in found])
+        for section, found in tables(rows(metrics)).items()
     }
+    found = structures(metrics.get("labels"), label_names or {})
+    contents["structures"] = (STRUCTURE_COLUMNS, [[structure.name, *structure.rounded] for structure in found])
+    contents["histogram"] = (("Jacobian", "% of voxels"), _histogram_rows(jacobian))
     return {
-        kind: _table(scene, f"{name} {kind} table", columns, rows) for kind, (columns, rows) in contents.items() if rows
+        kind: _table(scene, f"{name} {kind} table", head, lines) for kind, (head, lines) in contents.items() if lines
     }
-
-
-_STRUCTURE_COLUMNS = ("Structure", "Dice before", "Dice after", "HD95 before (mm)", "HD95 after (mm)")
-
-
-def _similarity_rows(metrics: Mapping[str, Any]) -> List[List[Cell]]:
-    similarity, labels = metrics.get("similarity") or {}, metrics.get("labels") or {}
-    rows: List[List[Cell]] = []
-    for source, measures in ((similarity, _SIMILARITIES), (labels, _OVERLAPS)):
-        if source:
-            rows += [
-                [title, *(_number((source.get(stage) or {}).get(key)) for stage in _STAGES)] for key, title in measures
-            ]
-    landmarks = metrics.get("landmarks")
-    if landmarks:
-        for word in ("mean", "median", "max"):
-            before, after = (_number(landmarks[stage].get(word)) for stage in ("before_mm", "after_mm"))
-            rows.append([f"Landmarks, {word} distance (mm), less is better", before, math.nan, after])
-    return rows
-
-
-def _deformation_rows(metrics: Mapping[str, Any]) -> List[List[Cell]]:
-    jacobian, consistency = metrics.get("jacobian") or {}, metrics.get("inverse_consistency_mm") or {}
-    force, seconds = metrics.get("driving_force") or {}, metrics.get("seconds") or {}
-    rows: List[List[Cell]] = [[title, _number(jacobian[key])] for key, title in _JACOBIAN if key in jacobian]
-    rows += [[f"There and back, {word} error (mm)", _number(value)] for word, value in consistency.items()]
-    rows += [[f"Driving force and motion, {word}", _number(value)] for word, value in force.items()]
-    rows += [[f"Seconds, {stage}", _number(value)] for stage, value in seconds.items()]
-    return rows
-
-
-def _structure_rows(labels: Optional[Mapping[str, Any]], names: Mapping[int, str]) -> List[List[Cell]]:
-    """Every structure, the worst overlap first."""
-    if not labels:
-        return []
-    columns = [
-        {int(number): _number(value) for number, value in labels[stage][key].items()}
-        for key in ("dice", "hd95_mm")
-        for stage in ("before", "after")
-    ]
-    after = columns[1]
-    order = sorted(after, key=lambda n: (after[n] if math.isfinite(after[n]) else -1.0, n))
-    return [[names.get(n, f"Structure {n}"), *(column.get(n, math.nan) for column in columns)] for n in order]
 
 
 def _histogram_rows(jacobian: Optional[slicer.vtkMRMLScalarVolumeNode]) -> List[List[Cell]]:
@@ -144,21 +82,16 @@ def _histogram_rows(jacobian: Optional[slicer.vtkMRMLScalarVolumeNode]) -> List[
     return [[n * width, 100.0 * count / values.size] for n, count in enumerate(counts.tolist())]
 
 
-def _number(value: Any) -> float:
-    """NaN for what could not be measured, which a file of metrics has as null."""
-    return math.nan if value is None else float(value)
-
-
 def _table(
-    scene: slicer.vtkMRMLScene, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]
+    scene: slicer.vtkMRMLScene, name: str, head: Sequence[str], lines: Sequence[Sequence[Cell]]
 ) -> slicer.vtkMRMLTableNode:
     node = add_node(scene, "vtkMRMLTableNode", name)
     table = vtk.vtkTable()
-    for index, title in enumerate(columns):
-        array = vtk.vtkStringArray() if isinstance(rows[0][index], str) else vtk.vtkDoubleArray()
+    for index, title in enumerate(head):
+        array = vtk.vtkStringArray() if isinstance(lines[0][index], str) else vtk.vtkDoubleArray()
         array.SetName(title)
-        for row in rows:
-            array.InsertNextValue(row[index])
+        for line in lines:
+            array.InsertNextValue(line[index])
         table.AddColumn(array)
     node.SetAndObserveTable(table)
     node.SetUseColumnTitleAsColumnHeader(True)
@@ -207,8 +140,8 @@ def _occurring(table: slicer.vtkMRMLTableNode) -> Tuple[float, float]:
 def _dice_plot(table: slicer.vtkMRMLTableNode, name: str) -> slicer.vtkMRMLPlotChartNode:
     before, after = colours("jacobian", [0.5, 0.15]) * [[0.7], [1.0]]
     series = [
-        _series(table, "before", "Bar", "", "Dice before", before),
-        _series(table, "after", "Bar", "", "Dice after", after),
+        _series(table, "before", "Bar", "Structure", "Dice before", before),
+        _series(table, "after", "Bar", "Structure", "Dice after", after),
     ]
     chart = _chart(table, f"{name} Dice", series)
     chart.SetTitle("Overlap of each structure")
@@ -227,10 +160,10 @@ def _series(
     node = add_node(table.GetScene(), "vtkMRMLPlotSeriesNode", name)
     node.SetAndObserveTableNodeID(table.GetID())
     node.SetPlotType(getattr(node, f"PlotType{'Scatter' if kind == 'Line' else kind}"))
-    if x:
+    if kind == "Bar":
+        node.SetLabelColumnName(x)
+    else:
         node.SetXColumnName(x)
-    elif "Structure" in _STRUCTURE_COLUMNS:
-        node.SetLabelColumnName("Structure")
     node.SetYColumnName(y)
     node.SetColor(*(float(channel) for channel in colour))
     node.SetMarkerStyle(node.MarkerStyleNone)
@@ -248,20 +181,24 @@ def _chart(
 
 
 def export_csv(table: slicer.vtkMRMLTableNode, path: Union[str, Path]) -> None:
-    """Write a table as CSV with a header, UTF-8.
+    """Write a table as CSV with a header, UTF-8; what was not measured is empty.
 
     Raises
     ------
     OutputError
         The file cannot be written.
     """
-    columns = [table.GetTable().GetColumn(n) for n in range(table.GetNumberOfColumns())]
-    rows = [[column.GetName() for column in columns]]
-    rows += [[column.GetValue(n) for column in columns] for n in range(table.GetNumberOfRows())]
+    arrays = [table.GetTable().GetColumn(n) for n in range(table.GetNumberOfColumns())]
+    lines = [[array.GetName() for array in arrays]]
+    lines += [[_plain(array.GetValue(n)) for array in arrays] for n in range(table.GetNumberOfRows())]
     try:
         with Path(path).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+            csv.writer(file).writerows(lines)
     except OSError as error:
         raise OutputError(
             f"The table cannot be written to {path}: {(error.strerror or str(error)).lower()}."
         ) from error
+
+
+def _plain(value: Cell) -> Cell:
+    return "" if value == ABSENT or value != value else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from ..engine.errors import OptionError, suggestion
 from ..jobs.messages import Inputs, Job
@@ -414,30 +414,3 @@ def button_text(lacking: Optional[str], running: bool, cancelling: bool = False)
     if running:
         return _("Cancel")
     return lacking or _("Register")
-
-
-def summary_text(metrics: Mapping[str, Any]) -> str:
-    """What a finished job was like, in one line: how long, how it agrees, whether it folds."""
-    similarity, jacobian = metrics.get("similarity", {}), metrics.get("jacobian", {})
-    parts = [_seconds_text(metrics.get("seconds", {})), _correlation_text(similarity), _fold_text(jacobian)]
-    return " · ".join(part for part in parts if part)
-
-
-def _seconds_text(seconds: Mapping[str, float]) -> str:
-    return _("{seconds} s").format(seconds=f"{sum(seconds.values()):.0f}") if seconds else ""
-
-
-def _correlation_text(similarity: Mapping[str, Mapping[str, float]]) -> str:
-    before, after = (similarity.get(when, {}).get("ncc") for when in ("before", "after"))
-    if before is None or after is None:
-        return ""
-    return _("correlation {before} → {after}").format(before=f"{before:.3f}", after=f"{after:.3f}")
-
-
-def _fold_text(jacobian: Mapping[str, float]) -> str:
-    folds: Tuple[Optional[float], Optional[float]] = (jacobian.get("fold_percent"), jacobian.get("fold_volume_cm3"))
-    if folds[0] is None:
-        return ""
-    if folds[0] == 0:
-        return _("no folds")
-    return _("folds {percent} % ({volume} cm³)").format(percent=f"{folds[0]:.2g}", volume=f"{folds[1] or 0:.2g}")

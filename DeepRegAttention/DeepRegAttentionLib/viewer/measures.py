@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence
 
-_TITLES = {"similarity": "Agreement", "deformation": "Deformation", "structures": "Structures"}
+from vtk.util.numpy_support import vtk_to_numpy
+
+from ..terms.measures import STRUCTURE_COLUMNS, columns, rows, structures, table_title, tables
+
 _WIDTH, _HEIGHT, _BASE = 300, 110, 92
 
 
-def table_entries(tables: Mapping[str, Any]) -> List[Dict[str, Any]]:
-    """Tables of a result (``vtkMRMLTableNode`` by name) as ``title``, ``head`` and ``rows`` of text."""
-    return [
-        {"title": title, "head": columns(tables[name])[0], "rows": _rows(tables[name])}
-        for name, title in _TITLES.items()
-        if name in tables
+def table_entries(metrics: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """What a result's metrics hold, as tables of ``title``, ``head`` and ``rows`` of text."""
+    entries = [
+        {"title": table_title(name), "head": list(columns(found)), "rows": [[row.label, *row.texts] for row in found]}
+        for name, found in tables(rows(metrics)).items()
     ]
-
-
-def columns(table: Any) -> Tuple[List[str], List[List[Any]]]:
-    """Names and values of a table's columns."""
-    content = table.GetTable()
-    count = content.GetNumberOfColumns()
-    names = [content.GetColumnName(c) for c in range(count)]
-    rows = range(content.GetNumberOfRows())
-    return names, [[_plain(content.GetValue(row, c)) for row in rows] for c in range(count)]
-
-
-def _plain(value: Any) -> Any:
-    if value.IsString():
-        return value.ToString()
-    return value.ToDouble()
-
-
-def _rows(table: Any) -> List[List[str]]:
-    _, values = columns(table)
-    return [[_text(value) for value in row] for row in zip(*values)]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.4g}" if math.isfinite(value) else "–"
+    lines = [list(structure.texts) for structure in structures(metrics.get("labels"), {})]
+    if lines:
+        entries.append({"title": table_title("structures"), "head": list(STRUCTURE_COLUMNS), "rows": lines})
+    return entries
 
 
 def histogram_svg(table: Any) -> str:
     """The histogram of the Jacobian (its table's two columns: value, percent of voxels) as SVG; folds stand out."""
-    _, values = columns(table)
-    places, shares = values[0], values[1]
+    places, shares = (vtk_to_numpy(table.GetTable().GetColumn(n)).tolist() for n in range(2))
     if not places or max(shares) <= 0:
         return ""
     low, high = min(places), max(places)

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Optional
 
 from ..engine.errors import RegistrationError
 from ..scene.results import Result, load_steps
-from ..terms.settings import summary_text
+from ..terms.measures import summary_text
 from .inputs import Inputs
 from .inspection import Inspection
 from .measures import histogram_svg, table_entries
@@ -74,7 +74,7 @@ class Results:
         histogram = histogram_svg(result.tables["histogram"]) if "histogram" in result.tables else ""
         self._page.set(
             progress_text="",
-            tables=table_entries(result.tables),
+            tables=table_entries(result.metrics),
             histogram=histogram,
             summary=summary_text(result.metrics),
             tab="inspect",

@@ -1,0 +1,299 @@
+"""What is measured of a registration, as the rows that report, scene and command line show alike.
+
+Plain Python: a row is made of the content of ``metrics.json``; who shows it decides on nothing but the look.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from .settings import _, stage_text
+
+MORE, LESS = "↑", "↓"
+"""Marks of measures that are better the higher, and the lower."""
+
+STAGES = ("before", "linear", "after")
+"""When a measure of agreement is taken: as the images were given, aligned linearly, and deformed."""
+
+ABSENT = "–"
+"""Stands for what was not or cannot be measured."""
+
+SECTIONS = ("similarity", "deformation", "time")
+"""Groups of rows, in the order in which they are shown."""
+
+STRUCTURE_COLUMNS = ("Structure", "Dice before", "Dice after", "HD95 before (mm)", "HD95 after (mm)")
+"""Heads of a table of :class:`Structure`."""
+
+DICE_DECIMALS, HD95_DECIMALS = 3, 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure, and what it came to.
+
+    Attributes
+    ----------
+    section : str
+        One of ``SECTIONS``.
+    key : str
+        For programs, such as ``"ncc"`` or ``"fold_percent"``.
+    name, unit : str
+        For people; the unit is empty where there is none.
+    better : str
+        ``MORE``, ``LESS``, or empty where neither is.
+    decimals : int
+        So many are shown.
+    meaning : str
+        What the number says, in a few words.
+    values : tuple of float
+        One for each of ``STAGES``, or a single one; NaN for what was not or cannot be measured.
+    """
+
+    section: str
+    key: str
+    name: str
+    unit: str
+    better: str
+    decimals: int
+    meaning: str
+    values: Tuple[float, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name, unit and which way is better, such as ``"Inverse consistency, mean error (mm) ↓"``."""
+        parts = (self.name, f"({self.unit})" if self.unit else "", self.better)
+        return " ".join(part for part in parts if part)
+
+    @property
+    def texts(self) -> Tuple[str, ...]:
+        """The values as they are shown, without the unit."""
+        return tuple(number(value, self.decimals) for value in self.values)
+
+    @property
+    def change(self) -> float:
+        """From the first stage to the last; NaN for a single value."""
+        return self.values[-1] - self.values[0] if len(self.values) > 1 else math.nan
+
+    @property
+    def improved(self) -> Optional[bool]:
+        """Whether the change is for the better; None where there is none, or no way is better."""
+        if not self.better or math.isnan(self.change) or not self.change:
+            return None
+        return (self.change > 0) == (self.better == MORE)
+
+
+def _agreement(key: str, name: str, unit: str, better: str, decimals: int, meaning: str) -> Row:
+    return Row("similarity", key, name, unit, better, decimals, meaning)
+
+
+def _motion(key: str, name: str, unit: str, better: str, decimals: int, meaning: str) -> Row:
+    return Row("deformation", key, name, unit, better, decimals, meaning)
+
+
+_SIMILARITY = (
+    _agreement("ncc", "Cross-correlation (NCC)", "", MORE, 4, "1: intensities rise and fall together; 0: unrelated"),
+    _agreement("ssim", "Structural similarity (SSIM)", "", MORE, 4, "1: alike in every small neighbourhood"),
+    _agreement("nmi", "Normalised mutual information (NMI)", "", MORE, 4, "1: unrelated; 2: one tells the other"),
+    _agreement("mse", "Mean squared difference (MSE)", "", LESS, 5, "of intensities scaled to 0..1"),
+)
+_OVERLAP = (
+    _agreement("mean_dice", "Structures, mean overlap (Dice)", "", MORE, DICE_DECIMALS, "1: the same voxels"),
+    _agreement("mean_hd95_mm", "Structures, mean HD95", "mm", LESS, HD95_DECIMALS, "95 % of each surface are nearer"),
+)
+_TISSUE = _agreement(
+    "tissue_dice", "Dice of {} matter", "", MORE, DICE_DECIMALS, "of tissues told apart by their brightness"
+)
+_LANDMARKS = (
+    _agreement("mean", "Landmarks, mean error (TRE)", "mm", LESS, 2, "from each landmark to its counterpart"),
+    _agreement("std", "Landmarks, SD of the error (TRE)", "mm", LESS, 2, "over the landmarks"),
+    _agreement("median", "Landmarks, median error (TRE)", "mm", LESS, 2, "half of the landmarks are nearer"),
+    _agreement("max", "Landmarks, largest error (TRE)", "mm", LESS, 2, "of the worst landmark"),
+)
+_JACOBIAN = (
+    _motion("mean", "Jacobian, mean", "", "", 3, "1: volumes are kept"),
+    _motion("std", "Jacobian, standard deviation", "", "", 3, "how unevenly volumes change"),
+    _motion("min", "Jacobian, least", "", "", 3, "above 0, or the deformation folds"),
+    _motion("p01", "Jacobian, 1st percentile", "", "", 3, "1 % of the voxels shrink more"),
+    _motion("p99", "Jacobian, 99th percentile", "", "", 3, "1 % of the voxels grow more"),
+    _motion("max", "Jacobian, largest", "", "", 3, "the strongest growth"),
+    _motion("sd_log", "SD of log J", "", LESS, 4, "standard deviation of the Jacobian’s logarithm"),
+    _motion("sd_log_learn2reg", "SD of log (J + 3), as in Learn2Reg", "", LESS, 4, "to compare with published numbers"),
+    _motion("fold_percent", "Folds, share of the voxels", "%", LESS, 4, "Jacobian of 0 or less: none is best"),
+    _motion("fold_volume_cm3", "Folds, volume", "cm³", LESS, 3, "Jacobian of 0 or less: none is best"),
+)
+_CONSISTENCY = (
+    _motion("mean", "Inverse consistency, mean error", "mm", LESS, 3, "there and back again: near 0"),
+    _motion("max", "Inverse consistency, largest error", "mm", LESS, 3, "there and back again: near 0"),
+)
+_FORCE = (
+    _motion("cosine", "Driving force agreement, cosine", "", MORE, 3, "1: motion follows the force"),
+    _motion("magnitude", "Driving force agreement, lengths", "", MORE, 3, "correlation; 1: strong where much moves"),
+)
+
+
+def rows(metrics: Mapping[str, Any]) -> List[Row]:
+    """Everything that was measured of one registration, in the order in which it is shown.
+
+    Parameters
+    ----------
+    metrics : mapping
+        Of ``RegistrationResult.metrics`` or ``metrics.json``, where null stands for NaN; what it does not have is
+        left out.
+    """
+    landmarks = metrics.get("landmarks") or {}
+    distances = {stage: landmarks.get(f"{stage}_mm") for stage in STAGES} if landmarks else {}
+    return [
+        *_staged(_SIMILARITY, metrics.get("similarity")),
+        *_staged(_OVERLAP, metrics.get("labels")),
+        *_staged(_tissues(metrics.get("tissue_dice")), metrics.get("tissue_dice")),
+        *_staged(_LANDMARKS, distances),
+        *_single(_JACOBIAN, metrics.get("jacobian")),
+        *_single(_CONSISTENCY, metrics.get("inverse_consistency_mm")),
+        *_single(_FORCE, metrics.get("driving_force")),
+        *_times(metrics.get("seconds")),
+    ]
+
+
+def _staged(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> List[Row]:
+    """With a value for each stage; a measure that no stage has is left out."""
+    stages = [(values or {}).get(stage) or {} for stage in STAGES]
+    known = [measure for measure in measures if any(measure.key in stage for stage in stages)]
+    return [replace(row, values=tuple(_float(stage.get(row.key)) for stage in stages)) for row in known]
+
+
+def _single(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> List[Row]:
+    values = values or {}
+    return [replace(row, values=(_float(values[row.key]),)) for row in measures if row.key in values]
+
+
+def _tissues(values: Optional[Mapping[str, Any]]) -> List[Row]:
+    return [replace(_TISSUE, key=name, name=_TISSUE.name.format(name)) for name in (values or {}).get("after", {})]
+
+
+def _times(seconds: Optional[Mapping[str, float]]) -> List[Row]:
+    if not seconds:
+        return []
+    named = {stage_text(stage): value for stage, value in seconds.items()}
+    named[_("all together")] = sum(seconds.values())
+    return [Row("time", name, _("Time: {stage}").format(stage=name), "s", "", 1, "", (v,)) for name, v in named.items()]
+
+
+def _float(value: Optional[float]) -> float:
+    """NaN for what could not be measured, which a file of metrics has as null."""
+    return math.nan if value is None else float(value)
+
+
+def number(value: Optional[float], decimals: int) -> str:
+    """A number with so many decimals; a dash for what was not or cannot be measured."""
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def tables(measured: Sequence[Row]) -> Dict[str, List[Row]]:
+    """Rows by their section; a section without any is left out."""
+    sections = {name: [row for row in measured if row.section == name] for name in SECTIONS}
+    return {name: found for name, found in sections.items() if found}
+
+
+def columns(section: Sequence[Row]) -> Tuple[str, ...]:
+    """Heads of a table of rows of one section: the measure, and its value or values."""
+    single = len(section[0].values) == 1
+    return ("Measure", "Value") if single else ("Measure", *(stage.capitalize() for stage in STAGES))
+
+
+def table_title(name: str) -> str:
+    """What a table of measures is called: a section, ``"structures"`` or ``"histogram"``."""
+    texts = {
+        "similarity": _("Agreement of the images"),
+        "deformation": _("Deformation"),
+        "time": _("Computing time"),
+        "structures": _("Structures"),
+        "histogram": _("Histogram of the volume change"),
+    }
+    return texts[name]
+
+
+# Structures
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How well one structure of the label maps matches: Dice, and HD95 in mm, before and after; NaN: not measured."""
+
+    name: str
+    dice: Tuple[float, float]
+    hd95: Tuple[float, float]
+
+    @property
+    def rounded(self) -> Tuple[float, ...]:
+        """The four numbers of ``STRUCTURE_COLUMNS``, as exact as they are shown."""
+        return (*(round(n, DICE_DECIMALS) for n in self.dice), *(round(n, HD95_DECIMALS) for n in self.hd95))
+
+    @property
+    def texts(self) -> Tuple[str, ...]:
+        """The name and the four numbers as they are shown."""
+        numbers = ((self.dice, DICE_DECIMALS), (self.hd95, HD95_DECIMALS))
+        return (self.name, *(number(value, decimals) for pair, decimals in numbers for value in pair))
+
+
+def structures(labels: Optional[Mapping[str, Any]], names: Mapping[int, str]) -> List[Structure]:
+    """Every structure that was measured, the worst overlap first.
+
+    Parameters
+    ----------
+    labels : mapping, optional
+        ``metrics["labels"]``; without it there is none.
+    names : mapping of int to str
+        Of the structures; those without one are called by their number.
+    """
+    if not labels:
+        return []
+    both = ("before", "after")
+    dice, hd95 = ({stage: _by_label(labels[stage].get(key)) for stage in both} for key in ("dice", "hd95_mm"))
+    order = sorted(dice["after"], key=lambda n: (_worst_if_absent(dice["after"][n]), n))
+
+    def pair(values: Mapping[str, Mapping[int, float]], n: int) -> Tuple[float, float]:
+        return values["before"].get(n, math.nan), values["after"].get(n, math.nan)
+
+    return [Structure(structure_name(n, names), pair(dice, n), pair(hd95, n)) for n in order]
+
+
+def structure_name(label: int, names: Mapping[int, str]) -> str:
+    """What a structure is called."""
+    return names.get(label) or _("Structure {number}").format(number=label)
+
+
+def _by_label(values: Optional[Mapping[Any, Optional[float]]]) -> Dict[int, float]:
+    """With whole numbers for keys, which a file of metrics has as text."""
+    return {int(label): _float(value) for label, value in (values or {}).items()}
+
+
+def _worst_if_absent(dice: float) -> float:
+    return dice if math.isfinite(dice) else -1.0
+
+
+# In one line
+
+
+def summary_text(metrics: Mapping[str, Any]) -> str:
+    """What a finished job was like, in one line: how long, how it agrees, whether it folds."""
+    measured = rows(metrics)
+    agreement = {row.key: row for row in measured if row.section == "similarity"}
+    folds = {row.key: row for row in measured if row.section == "deformation"}
+    seconds = [row.values[0] for row in measured if row.section == "time"][-1:]
+    parts = [_("{seconds} s").format(seconds=f"{value:.0f}") for value in seconds]
+    if "ncc" in agreement:
+        before, _linear, after = agreement["ncc"].texts
+        parts.append(_("correlation {before} → {after}").format(before=before, after=after))
+    if "fold_percent" in folds:
+        parts.append(_fold_text(folds["fold_percent"], folds.get("fold_volume_cm3")))
+    return " · ".join(parts)
+
+
+def _fold_text(share: Row, volume: Optional[Row]) -> str:
+    if share.values[0] == 0:
+        return _("no folds")
+    if volume is None:
+        return _("folds {percent} %").format(percent=share.texts[0])
+    return _("folds {percent} % ({volume} cm³)").format(percent=share.texts[0], volume=volume.texts[0])
