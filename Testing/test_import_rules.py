@@ -7,13 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Set
+from typing import Iterator, List, Set
 
 import pytest
+from helpers.imports import LIBRARY, ROOT, imports, module_name, part_of, source_files
 from helpers.places import MODULE, REPOSITORY
-
-LIBRARY = MODULE / "DeepRegAttentionLib"
-ROOT = "DeepRegAttentionLib"
 
 # Each part of the library and the other parts that it may import.
 MAY_IMPORT = {
@@ -49,46 +47,6 @@ ENGINE_LIBRARIES = {"torch", "numpy", "SimpleITK", "safetensors"}
 PLAIN = ("errors", "options", "result")
 
 
-class Import(NamedTuple):
-    """One import: the full name, its line, and whether it happens on import of the module."""
-
-    name: str
-    line: int
-    at_once: bool
-
-
-def module_name(path: Path, package_root: Path) -> str:
-    parts = path.relative_to(package_root).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports(path: Path, package_root: Path = MODULE) -> Iterator[Import]:
-    """Every import of a file, relative ones resolved; those for type checkers alone are left out."""
-    package = list(path.relative_to(package_root).parent.parts)
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), package, at_once=True)
-
-
-def _imports(node: ast.AST, package: List[str], at_once: bool) -> Iterator[Import]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        if isinstance(child, ast.Import):
-            yield from (Import(alias.name, child.lineno, at_once) for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            start = package[: len(package) - child.level + 1] if child.level else []
-            base = [*start, *([child.module] if child.module else [])]
-            yield from (Import(".".join([*base, alias.name]), child.lineno, at_once) for alias in child.names)
-        else:
-            inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            yield from _imports(child, package, at_once and not inside)
-
-
-def part_of(name: str) -> str:
-    """The part of the library that a full module name belongs to; empty for the library itself."""
-    pieces = name.split(".")
-    return pieces[1] if len(pieces) > 1 and pieces[0] == ROOT else ""
-
-
 def violations(path: Path, package_root: Path = MODULE) -> List[str]:
     """What a file imports against the rules, one line each."""
     part = part_of(module_name(path, package_root))
@@ -100,10 +58,6 @@ def violations(path: Path, package_root: Path = MODULE) -> List[str]:
         if wrong or name.split(".")[0] in FORBIDDEN[part]:
             found.append(f"{path.name}:{line}: {part} must not import {name}")
     return found
-
-
-def source_files() -> List[Path]:
-    return sorted(path for path in LIBRARY.rglob("*.py") if path != LIBRARY / "__init__.py")
 
 
 def loaded_with(module: str) -> Set[str]:

@@ -132,10 +132,34 @@ def test_the_results_are_written_as_table_text_and_figure(tmp_path: Path) -> Non
     with (tmp_path / "out" / "accuracy.csv").open(newline="") as file:
         assert [row["dice"] for row in csv.DictReader(file)] == ["0.5", "0.7", "0.8", "0.9", "0.75"]
     text = (tmp_path / "out" / "accuracy.md").read_text(encoding="utf-8")
-    assert "## a, 2 pairs" in text
-    assert "| unregistered | 0.600 ± 0.100 | 2.5 |  |  |  | 3 | 1 |" in text
+    assert "a, 2 pairs" in text
+    assert "| unregistered | 0.600 ± 0.100 | 2.5 |  |  |  |  |  |" in text
     assert "| network | 0.850 ± 0.050 | 2.5 | 0 | 0.1 | 0.02 | 3 | 1 |" in text
     assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_documentation_holds_the_means_of_the_committed_measurements() -> None:
+    rows = accuracy.in_order(accuracy.measured_before(REPOSITORY / "Testing" / "benchmarks", []))
+    assert len(rows) > 100
+    text = accuracy.DOCUMENT.read_text(encoding="utf-8")
+    assert text.split(accuracy.BEGINNING)[1].split(accuracy.END)[0] == accuracy.tables(rows)
+
+
+def test_new_measurements_replace_the_tables_of_the_documentation_alone(tmp_path: Path) -> None:
+    document = tmp_path / "docs" / "accuracy.md"
+    for folder in (document.parent, tmp_path / "Resources", tmp_path / "Testing" / "benchmarks"):
+        folder.mkdir(parents=True)
+    document.write_text(f"before\n{accuracy.BEGINNING}old\n{accuracy.END}\nafter\n", encoding="utf-8")
+    rows = rows_of("brain", "brain-t1-adregnet + 20 steps", 0.8, 0.9)
+    accuracy.write(rows, tmp_path / "out")
+    accuracy.publish(rows, tmp_path / "out", document)
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old\n" not in text
+    assert "| `brain-t1-adregnet` + 20 steps | 0.850 ± 0.050 |" in text
+    assert (tmp_path / "Testing" / "benchmarks" / "accuracy.csv").is_file()
+    assert (tmp_path / "Resources" / "accuracy.png").is_file()
 
 
 def test_what_was_measured_before_stays_in_the_table_in_its_place(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import argparse
 import csv
 import dataclasses
 import multiprocessing
+import shutil
 import statistics
 import subprocess
 import sys
@@ -50,7 +51,23 @@ REGULARITY = {
     "sd_log_jacobian_learn2reg": "sd_log_learn2reg",
 }
 """Columns, and the names of the Jacobian's statistics that they hold."""
-MEASURES = ("dice", "hd95_mm", *REGULARITY, "seconds", "peak_gib")
+COLUMNS = {
+    "dice": "Dice",
+    "hd95_mm": "HD95 mm",
+    "folds_percent": "folds %",
+    "sd_log_jacobian": "SD log J",
+    "sd_log_jacobian_learn2reg": "SD log (J + 3), Learn2Reg",
+    "seconds": "s",
+    "peak_gib": "peak GiB",
+}
+"""What is measured, and the head of its column in a table."""
+TITLES = {
+    "brain": "**Brains** (LPBA40, 1 mm, 54 labels)",
+    "hippocampus": "**Hippocampus** (2 labels)",
+    "heart": "**Heart**, ED to ES and back (3 labels)",
+}
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "accuracy.md"
+BEGINNING, END = "<!-- tables -->\n", "<!-- end of tables -->"
 REFINEMENT_STEPS = 20
 
 
@@ -71,7 +88,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="all that suit the task, if not given")
     parser.add_argument("--pairs", type=int, default=20, help="at most so many for each task")
     parser.add_argument("--output", type=Path, default=Path("accuracy"), help="folder for table and figure")
-    parser.add_argument("--record", action="store_true", help="write the accuracy of the models into their files")
+    parser.add_argument(
+        "--record", action="store_true", help="write the accuracy into the models and the documentation"
+    )
     arguments = parser.parse_args()
     known = {method for task in arguments.tasks for method in methods(task)}
     for unknown in set(arguments.methods or ()) - known:
@@ -87,6 +106,7 @@ def main() -> None:
     if arguments.record:
         for model in list_models():
             record(model, rows)
+        publish(rows, arguments.output)
     _, pairs = reporting_pairs(TASKS[arguments.tasks[0]], arguments.data, 1)
     print(f"The whole command on a pair of {arguments.tasks[0]}, from a cold start: {cold_start(pairs[0]):.1f} s")
 
@@ -318,7 +338,7 @@ def numbers(rows: list[Row], measure: str) -> list[float]:
 
 def summary(rows: list[Row]) -> dict[str, float]:
     """Mean of each measure, and the standard deviation of the Dice over the pairs, rounded."""
-    means = {name: statistics.mean(values) for name in MEASURES if (values := numbers(rows, name))}
+    means = {name: statistics.mean(values) for name in COLUMNS if (values := numbers(rows, name))}
     spread = {"dice_sd": statistics.pstdev(numbers(rows, "dice"))}
     return {name: round(value, 4) for name, value in {**means, **spread}.items()}
 
@@ -366,30 +386,57 @@ def write(rows: list[Row], folder: Path) -> None:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-    text = "\n".join(table([row for row in rows if row["task"] == name]) for name in _distinct(rows, "task"))
-    (folder / "accuracy.md").write_text(text, encoding="utf-8")
+    (folder / "accuracy.md").write_text(tables(rows), encoding="utf-8")
     figure(rows).savefig(folder / "accuracy.png", dpi=120)
+
+
+def publish(rows: list[Row], folder: Path, document: Path = DOCUMENT) -> None:
+    """Put the tables between the marks of the documentation, and what the folder holds beside the rest of it."""
+    text = document.read_text(encoding="utf-8")
+    before, after = text.split(BEGINNING)[0], text.split(END)[1]
+    document.write_text(f"{before}{BEGINNING}{tables(rows)}{END}{after}", encoding="utf-8")
+    root = document.parents[1]
+    shutil.copy(folder / "accuracy.png", root / "Resources")
+    shutil.copy(folder / "accuracy.csv", root / "Testing" / "benchmarks")
 
 
 def _distinct(rows: list[Row], key: str) -> list[str]:
     return list(dict.fromkeys(str(row[key]) for row in rows))
 
 
+def tables(rows: list[Row]) -> str:
+    """The measurements as Markdown, a table for each task."""
+    return "\n".join(table([row for row in rows if row["task"] == name]) for name in _distinct(rows, "task"))
+
+
 def table(rows: list[Row]) -> str:
-    """One task's measurements as Markdown: a line for each method, means over the pairs."""
-    pairs = len({(row["fixed"], row["moving"]) for row in rows})
-    lines = [
-        f"## {rows[0]['task']}, {pairs} pairs",
-        "",
-        "| method | Dice | HD95 mm | folds % | SD log J | SD log (J + 3), Learn2Reg | s | peak GiB |",
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    for method in _distinct(rows, "method"):
-        found = summary([row for row in rows if row["method"] == method])
-        cells = [f"{found['dice']:.3f} ± {found['dice_sd']:.3f}"]
-        cells += [f"{found[name]:.3g}" if name in found else "" for name in MEASURES[1:]]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    """One task's measurements as Markdown: a line for each method, means over the pairs; no column without a number."""
+    pairs, task = len({(row["fixed"], row["moving"]) for row in rows}), str(rows[0]["task"])
+    found = {name: summary([row for row in rows if row["method"] == name]) for name in _distinct(rows, "method")}
+    columns = [name for name in COLUMNS if any(name in means for means in found.values())]
+    return "\n".join(
+        [
+            f"{TITLES.get(task, task)}, {pairs} pairs",
+            "",
+            f"| method | {' | '.join(COLUMNS[name] for name in columns)} |",
+            "|---" * (1 + len(columns)) + "|",
+            *(f"| {_printed(name)} | {' | '.join(_cells(name, means, columns))} |" for name, means in found.items()),
+            "",
+        ]
+    )
+
+
+def _printed(method: str) -> str:
+    """The names of models as code."""
+    model = next((model.info.name for model in list_models() if method.startswith(model.info.name)), "")
+    return f"`{model}`{method[len(model) :]}" if model else method
+
+
+def _cells(method: str, means: dict[str, float], columns: list[str]) -> list[str]:
+    if method == "unregistered":  # it takes nothing
+        columns = [name if name not in ("seconds", "peak_gib") else "" for name in columns]
+    cells = [f"{means[name]:.3g}" if name in means else "" for name in columns]
+    return [f"{means['dice']:.3f} ± {means['dice_sd']:.3f}", *cells[1:]]
 
 
 def figure(rows: list[Row]) -> Figure:
