@@ -6,7 +6,11 @@ from typing import Callable
 
 import pytest
 import SimpleITK as sitk
+from DeepRegAttentionLib.engine.threads import wait_passively
 from helpers.images import blob_image
+
+# No test module has loaded torch yet.
+wait_passively()
 
 
 @pytest.fixture

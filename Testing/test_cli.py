@@ -23,6 +23,7 @@ from DeepRegAttentionLib.cli.demo import read_label_names, tissue_map, tissue_ov
 from DeepRegAttentionLib.cli.files import write_image
 from DeepRegAttentionLib.cli.settings import read_options, read_preset
 from DeepRegAttentionLib.engine.errors import OptionError, OutputError, RegistrationWarning
+from DeepRegAttentionLib.engine.hardware import limited_threads
 from DeepRegAttentionLib.engine.landmarks import Landmarks, read_landmarks, write_landmarks
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.resources import resource_folder
@@ -37,7 +38,9 @@ POINTS = np.array([[31.0, -57.0, 112.0], [27.0, -50.0, 104.0], [38.0, -61.0, 118
 
 
 def call(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    # A command sets the threads of its process, which here is that of the tests.
+    with limited_threads(None):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def error_line(result) -> str:

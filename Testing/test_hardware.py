@@ -6,13 +6,17 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any, Optional
 
 import pytest
 import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.engine import hardware
 from DeepRegAttentionLib.engine.errors import MemoryLimitError, OptionError
-from DeepRegAttentionLib.engine.options import DEVICES, PRECISIONS
+from DeepRegAttentionLib.engine.options import DEVICES, PRECISIONS, RegistrationOptions
+from DeepRegAttentionLib.engine.parallel import Threads
+from DeepRegAttentionLib.engine.registration import register
 
 
 def present() -> dict[str, bool]:
@@ -42,39 +46,69 @@ def test_a_precision_is_taken_as_asked() -> None:
     assert {hardware.choose_precision(name, cpu) for name in PRECISIONS} <= {torch.float32, torch.bfloat16}
 
 
-def test_auto_precision_is_settled_once_and_quickly() -> None:
-    hardware._bfloat16_is_fast.cache_clear()
-    first = hardware.choose_precision("auto", torch.device("cpu"))
-    assert all(hardware.choose_precision("auto", torch.device("cpu")) is first for _ in range(3))
-    assert hardware._bfloat16_is_fast.cache_info().misses == 1
+@pytest.mark.parametrize("unit", [*hardware._BFLOAT16_UNITS, None])
+def test_auto_precision_is_bfloat16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, unit: Optional[str]
+) -> None:
+    for name in hardware._BFLOAT16_UNITS:
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == unit, raising=False)
+    expected = torch.float32 if unit is None else torch.bfloat16
+    assert hardware.choose_precision("auto", torch.device("cpu")) is expected
 
 
-def test_auto_precision_takes_the_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for seconds, expected in ((0.5, torch.bfloat16), (1.5, torch.float32)):
-        hardware._bfloat16_is_fast.cache_clear()
-        timings = {torch.bfloat16: seconds, torch.float32: 1.0}
-        monkeypatch.setattr(hardware, "_convolution_seconds", timings.__getitem__)
-        assert hardware.choose_precision("auto", torch.device("cpu")) is expected
-    hardware._bfloat16_is_fast.cache_clear()
+def test_auto_precision_with_a_torch_that_does_not_know_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in hardware._BFLOAT16_UNITS:
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert hardware.choose_precision("auto", torch.device("cpu")) is torch.float32
 
 
 def test_mps_computes_in_float32() -> None:
     assert hardware.choose_precision("auto", torch.device("mps")) is torch.float32
 
 
-def test_threads_are_limited_for_a_while_and_none_leaves_them() -> None:
-    def threads() -> tuple[int, int]:
-        return torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+def threads() -> tuple[int, int]:
+    return torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
 
+
+def test_threads_are_limited_for_a_while() -> None:
     before = threads()
     with hardware.limited_threads(3):
         assert threads() == (3, 3)
-        with hardware.limited_threads(None):
-            assert threads() == (3, 3)
     assert threads() == before
     with pytest.raises(ZeroDivisionError), hardware.limited_threads(before[0] + 1):
         raise ZeroDivisionError
     assert threads() == before
+
+
+def test_without_a_number_there_are_no_more_threads_than_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    with hardware.limited_threads(4):
+        for usable, expected in ((3, (3, 3)), (64, (4, 4))):
+            monkeypatch.setattr(hardware, "usable_threads", lambda usable=usable: usable)
+            assert hardware.available_threads() == expected[0]
+            with hardware.limited_threads(None):
+                assert threads() == expected
+            assert threads() == (4, 4)
+
+
+def test_a_process_of_our_own_is_prepared_once_and_pools_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "keep_freed_memory", lambda: None)
+    with hardware.limited_threads(4):
+        hardware.prepare_process(2)
+        assert threads() == (2, 2)
+        with Threads() as pool:
+            assert pool._max_workers == 2
+
+
+def test_a_registration_has_the_threads_that_it_may_use(make_image: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "usable_threads", lambda: 2)
+    seen = []
+    image = make_image(size=(16, 16, 12))
+    options = RegistrationOptions(model="none", prealign="none", refine=1)
+    with hardware.limited_threads(3):
+        register(image, image, options, progress=lambda stage, fraction: seen.append(threads()))
+        register(image, image, replace(options, threads=1), progress=lambda stage, fraction: seen.append(threads()))
+        assert threads() == (3, 3)
+    assert list(dict.fromkeys(seen)) == [(2, 2), (1, 1)]
 
 
 def test_devices_are_listed_by_their_option_value() -> None:

@@ -44,7 +44,7 @@ FORBIDDEN = {
 # Installed without any extra, so importable everywhere but in the parts that an extra is for.
 ENGINE_LIBRARIES = {"torch", "numpy", "SimpleITK", "safetensors"}
 # The engine's plain data types: what the parts inside 3D Slicer may use of it.
-PLAIN = ("errors", "options", "result")
+PLAIN = ("errors", "options", "result", "threads")
 
 
 def violations(path: Path, package_root: Path = MODULE) -> List[str]:
@@ -104,7 +104,7 @@ def _standard_library() -> Set[str]:
     return set(names)
 
 
-@pytest.mark.parametrize("file", ["jobs/messages.py", "jobs/signals.py", "worker/pace.py"])
+@pytest.mark.parametrize("file", ["engine/threads.py", "jobs/messages.py", "jobs/signals.py", "worker/pace.py"])
 def test_what_every_side_speaks_needs_the_standard_library_alone(file: str) -> None:
     found = {found.name.split(".")[0] for found in imports(LIBRARY / file)}
     assert found <= _standard_library() | {"__future__"}

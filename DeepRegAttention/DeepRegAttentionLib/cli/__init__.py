@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from .. import __version__
+from ..engine.threads import wait_passively
 from .console import ReadableErrors
 from .demo import demo
 from .evaluate import evaluate
@@ -55,6 +56,7 @@ def _common(
 
 def main() -> None:
     """The entry point of the console script."""
+    wait_passively()
     # Ended from outside, it tidies up as after Ctrl+C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

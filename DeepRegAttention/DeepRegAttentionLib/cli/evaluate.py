@@ -65,9 +65,9 @@ def dirlab(
     numbers = None if cases is None else _numbers(cases)
     with StageProgress() as progress, progress.stage("start"):
         from ..dirlab import evaluate_case, find_cases
-        from ..engine.hardware import keep_freed_memory
+        from ..engine.hardware import prepare_process
 
-        keep_freed_memory()
+        prepare_process(options.threads)
     found = []
     for files in find_cases(folder, numbers):
         messages.print(f"case {files.number}", highlight=False)

@@ -35,7 +35,7 @@ def collect() -> Dict[str, Any]:
     import SimpleITK as sitk
     import torch
 
-    from ..engine.hardware import choose_device, choose_precision, list_devices
+    from ..engine.hardware import available_threads, choose_device, choose_precision, list_devices
 
     device = choose_device("auto")
     precision = choose_precision("auto", device)
@@ -44,7 +44,7 @@ def collect() -> Dict[str, Any]:
         "device": device.type,
         "precision": str(precision).split(".")[-1],
         "bfloat16": "fast" if precision is torch.bfloat16 else "not faster than float32",
-        "threads": torch.get_num_threads(),
+        "threads": available_threads(),
         "versions": {
             "deepreg-attention": __version__,
             "torch": torch.__version__,

@@ -73,9 +73,9 @@ def run(case: Case, options: RegistrationOptions) -> RegistrationResult:
     with readable_warnings(), StageProgress() as progress:
         with progress.stage("start"):
             from ..case import register_case
-            from ..engine.hardware import keep_freed_memory
+            from ..engine.hardware import prepare_process
 
-            keep_freed_memory()
+            prepare_process(options.threads)
         return register_case(case, options, progress)
 
 

@@ -6,7 +6,6 @@ import ctypes
 import os
 import platform
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ import SimpleITK as sitk
 import torch
 
 from .errors import MemoryLimitError, OptionError
+from .threads import usable_threads
 
 
 def choose_device(name: str) -> torch.device:
@@ -36,34 +36,36 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-@lru_cache(maxsize=4)
 def _bfloat16_is_fast(device: str) -> bool:
-    """On a GPU a property; on a CPU the outcome of one small timed convolution, once per process."""
+    """Whether the processor multiplies in bfloat16 itself; a timing would depend on what else is running."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     if device != "cpu":
         return False
-    return _convolution_seconds(torch.bfloat16) < 0.8 * _convolution_seconds(torch.float32)
+    return any(getattr(torch.cpu, name, lambda: False)() for name in _BFLOAT16_UNITS)
 
 
-def _convolution_seconds(dtype: torch.dtype) -> float:
-    layer = torch.nn.Conv3d(16, 16, 3, padding=1).to(dtype)
-    image = torch.zeros(1, 16, 24, 24, 24, dtype=dtype)
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(4):
-            start = time.perf_counter()
-            layer(image)
-            seconds.append(time.perf_counter() - start)
-    return min(seconds)
+# What tells it of x86 processors; a torch that does not know one yet computes in float32.
+_BFLOAT16_UNITS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+
+def prepare_process(threads: Optional[int] = None) -> None:
+    """Make a process of our own ready to register: it keeps freed memory and uses the threads that it may.
+
+    Parameters
+    ----------
+    threads : int, optional
+        For torch and SimpleITK; None takes :func:`available_threads`.
+    """
+    keep_freed_memory()
+    _set_threads(*_threads(threads))
 
 
 def keep_freed_memory() -> None:
     """Ask the C library to keep freed memory instead of returning it to the system after each tensor.
 
     A volume's intermediate tensors are tens of megabytes each; on Linux every one would be mapped, cleared
-    page by page and unmapped again, which can cost more than the arithmetic. Call it once at the start of a
-    process that registers images; elsewhere than on glibc it does nothing.
+    page by page and unmapped again, which can cost more than the arithmetic. Elsewhere than on glibc it does nothing.
     """
     if not _has_glibc():
         return
@@ -87,16 +89,32 @@ def release_memory() -> None:
 
 @contextmanager
 def limited_threads(threads: Optional[int]) -> Iterator[None]:
-    """Limit torch and SimpleITK to so many CPU threads within the block; None leaves their own choice."""
-    if threads is None:
-        yield
-        return
+    """Give torch and SimpleITK so many CPU threads within the block.
+
+    None takes those that they would take themselves, as far as the process may use so many.
+    """
     before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    _set_threads(threads, threads)
+    _set_threads(*_threads(threads))
     try:
         yield
     finally:
         _set_threads(*before)
+
+
+def available_threads() -> int:
+    """Threads that a computation takes unless it is told another number.
+
+    Those of torch (which goes by ``OMP_NUM_THREADS``), or fewer where the process may use no more.
+    """
+    return _threads(None)[0]
+
+
+def _threads(wanted: Optional[int]) -> Tuple[int, int]:
+    """Of torch and of SimpleITK."""
+    if wanted is not None:
+        return wanted, wanted
+    usable = usable_threads()
+    return min(torch.get_num_threads(), usable), min(sitk.ProcessObject.GetGlobalDefaultNumberOfThreads(), usable)
 
 
 def _set_threads(of_torch: int, of_simpleitk: int) -> None:
@@ -152,7 +170,7 @@ class Device:
 def list_devices() -> Dict[str, Device]:
     """The usable devices, keyed by option value."""
     free, total = _system_memory()
-    devices = {"cpu": Device(f"{_processor()}, {torch.get_num_threads()} threads", free, total)}
+    devices = {"cpu": Device(f"{_processor()}, {available_threads()} threads", free, total)}
     if torch.cuda.is_available():
         free, total = (n / 2**30 for n in torch.cuda.mem_get_info())
         devices["cuda"] = Device(torch.cuda.get_device_name(), free, total)

@@ -23,7 +23,6 @@ _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 _ROBUST_PERCENTILES = (1.0, 99.0)
 _ROBUST_SAMPLES = 200_000
 _GRID_TOLERANCE = 0.05
-_THREADS = 4
 Slices = tuple[slice, slice, slice]
 
 
@@ -115,7 +114,7 @@ def ssim(fixed: np.ndarray, warped: np.ndarray, mask: Optional[np.ndarray] = Non
         weight = mask[slab][tuple(slice(w // 2, w // 2 + n) for w, n in zip(width, values.shape))]
         return float(values[weight].sum(dtype=np.float64)), float(weight.sum())
 
-    with Threads(_THREADS) as pool:
+    with Threads() as pool:
         total, count = np.sum(list(pool.map(of_slab, starts)), axis=0)
     return float(total / count) if count else float("nan")
 
@@ -216,7 +215,7 @@ def hd95(
         return _surface_distance(a[where] == label, b[where] == label, fixed_labels.GetSpacing())
 
     measured = {}
-    with Threads(_THREADS) as pool:
+    with Threads() as pool:
         for label, distance in zip(shared, pool.map(of_label, shared)):
             measured[label] = distance
             if progress is not None:

@@ -41,7 +41,7 @@ class RegistrationOptions:
     maps : bool
         Whether the explanatory maps (driving force, attention, ...) are made.
     threads : int, optional
-        CPU threads; None takes all.
+        CPU threads; None takes as many as the process may use.
     accepted_licences : tuple of str
         Names of models with a restricted licence that may be chosen unasked, because the user has agreed to it.
         Who names a model as ``model`` agrees by that.

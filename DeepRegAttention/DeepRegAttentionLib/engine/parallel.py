@@ -6,9 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Optional, Type
 
+import SimpleITK as sitk
+
 
 class Threads(ThreadPoolExecutor):
-    """A pool that drops what has not begun when its block is left by an exception, so that stopping is quick."""
+    """A pool that drops what has not begun when its block is left by an exception, so that stopping is quick.
+
+    It has as many threads as SimpleITK may use at that moment.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(sitk.ProcessObject.GetGlobalDefaultNumberOfThreads())
 
     def __exit__(
         self,

@@ -10,6 +10,7 @@ from typing import Callable, Optional
 
 import qt
 
+from ..engine.threads import passive_waiting
 from ..jobs.client import Runner
 
 MODULE_FOLDER = Path(__file__).resolve().parents[2]
@@ -108,6 +109,8 @@ def _environment() -> qt.QProcessEnvironment:
     environment = qt.QProcessEnvironment.systemEnvironment()
     paths = [str(MODULE_FOLDER), environment.value("PYTHONPATH", "")]
     environment.insert("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+    for name, value in passive_waiting(os.environ).items():
+        environment.insert(name, value)
     return environment
 
 

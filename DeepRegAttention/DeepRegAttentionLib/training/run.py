@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..engine.errors import CancelledError, OptionError
-from ..engine.hardware import choose_device, choose_precision, keep_freed_memory
+from ..engine.hardware import choose_device, choose_precision, prepare_process
 from ..engine.models.files import find_model, load_model
 from .data import EpochSampler, Item, split_pairs, training_items, validation_items
 from .export import BestModel, model_info
@@ -138,7 +138,7 @@ def train(
     """
     checkpoint = _checkpoint(output, resume)
     options = with_settled_precision(options, checkpoint)
-    keep_freed_memory()
+    prepare_process()
     torch.manual_seed(options.seed)
     module = RegistrationTraining(options)
     if start is not None:

@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from ..engine.errors import OptionError, OutputError, RegistrationError
-from ..engine.hardware import choose_device, keep_freed_memory
+from ..engine.hardware import available_threads, choose_device, prepare_process
 from ..engine.refine import Objective, refine
 from .data import split_pairs
 from .module import RegistrationTraining
@@ -178,10 +178,9 @@ def _work_in_processes(options: TrainingOptions, tuning: TuningOptions, where: s
 
 def work(options: TrainingOptions, tuning: TuningOptions, where: str) -> None:
     """Run trials in this process until the study in the storage has as many as were asked for."""
-    keep_freed_memory()
+    prepare_process(max(1, available_threads() // tuning.jobs))
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    torch.set_num_threads(max(1, torch.get_num_threads() // tuning.jobs))
     study = open_study(where, options, tuning)
     # Trials under way elsewhere count, or parallel processes would each run one too many.
     counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)

@@ -22,6 +22,7 @@ os.environ["WSLINK_READY_MSG"] = ""
 from aiohttp import web
 from trame.app import get_server
 
+from ..engine.threads import wait_passively
 from . import layout, web_module
 from .access import Access
 from .gate import SECRET_HEADER
@@ -111,6 +112,7 @@ def _wait_for_end(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None
 
 def main() -> None:
     """Serve one page."""
+    wait_passively()
     task = json.loads(sys.stdin.buffer.readline())
     asyncio.run(_serve(task))
     shutil.rmtree(task["folder"], ignore_errors=True)

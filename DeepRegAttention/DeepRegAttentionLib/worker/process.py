@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
 
 from ..engine.errors import CancelledError, RegistrationError, RegistrationWarning
+from ..engine.threads import wait_passively
 from ..jobs.messages import Command, Event, Job, LineBuffer, MessageError, Question, decode_command, encode
 from .pace import SECONDS, Pace
 
@@ -240,9 +241,9 @@ class Worker:
             detail = "".join(traceback.format_exception_only(type(error.__cause__), error.__cause__))
             self._say(Event("error", code=error.code, name=error.name, message=str(error), detail=detail.strip()))
             return error.exit_code
-        from ..engine.hardware import keep_freed_memory, release_memory
+        from ..engine.hardware import prepare_process, release_memory
 
-        keep_freed_memory()
+        prepare_process()
         self._forward_warnings()
         self._ready.set()
         self._say(Event("ready"))
@@ -385,4 +386,5 @@ def devices(question: Question) -> Event:
 
 def main() -> int:
     """Work until the input ends."""
+    wait_passively()
     return Worker(Channel()).run()
