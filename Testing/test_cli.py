@@ -21,14 +21,15 @@ from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.cli.console import ReadableErrors, readable_warnings
 from DeepRegAttentionLib.cli.demo import read_label_names, tissue_map, tissue_overlap
 from DeepRegAttentionLib.cli.files import write_image
-from DeepRegAttentionLib.cli.settings import read_options, read_preset
-from DeepRegAttentionLib.engine.errors import OptionError, OutputError, RegistrationWarning
+from DeepRegAttentionLib.cli.settings import read_options
+from DeepRegAttentionLib.engine.errors import OutputError, RegistrationWarning
 from DeepRegAttentionLib.engine.hardware import limited_threads
 from DeepRegAttentionLib.engine.landmarks import Landmarks, read_landmarks, write_landmarks
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.engine.result import RegistrationResult
 from DeepRegAttentionLib.terms.measures import rows
+from DeepRegAttentionLib.terms.presets import read_preset
 from helpers.images import blob_image
 from typer.testing import CliRunner
 
@@ -140,7 +141,7 @@ def test_register_passes_everything_on(registered, case):
 
 def test_progress_is_plain_without_a_terminal(registered):
     lines = registered[0].stderr.splitlines()
-    assert "refinement …" in lines
+    assert "Refining …" in lines
     assert lines[-1] == "writing the result …"
     assert "\x1b" not in registered[0].stderr
 
@@ -361,7 +362,7 @@ def test_ctrl_c_during_the_refinement_leaves_nothing(case, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
-    while "refinement" not in (line := process.stderr.readline()):
+    while "Refining" not in (line := process.stderr.readline()):
         assert line, "it ended before the refinement"
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -496,28 +497,17 @@ def test_balanced_refines_as_much_as_the_model_recommends(model, steps, case, tm
     assert (metrics["options"]["refine"], metrics["refinement_steps"]) == (None, steps)
 
 
-def test_all_shipped_presets_are_valid():
-    names = [path.stem for path in resource_folder("Presets").glob("*.json")]
-    assert sorted(names) == ["accurate", "balanced", "fast"]
-    for name in names:
-        assert set(read_options(name, {}).to_dict()) >= set(read_preset(name))
-
-
-def test_a_preset_that_is_not_json_is_an_option_error(tmp_path):
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(OptionError, match="not valid JSON"):
-        read_preset(str(tmp_path / "bad.json"))
-
-
 # Models, info, train
 
 
 def test_models_lists_what_a_folder_holds(tmp_path, monkeypatch):
     from DeepRegAttentionLib.engine.models import files as engine_models
+    from DeepRegAttentionLib.engine.models import listing
     from DeepRegAttentionLib.engine.networks import build_network
     from test_models import make_info
 
-    monkeypatch.setattr(engine_models, "resource_folder", lambda name: tmp_path / name)
+    for module in (engine_models, listing):
+        monkeypatch.setattr(module, "resource_folder", lambda name: tmp_path / name)
     (tmp_path / "Models").mkdir()
     info = make_info()
     path = tmp_path / "Models" / f"{info.name}.safetensors"
@@ -532,10 +522,10 @@ def test_models_lists_what_a_folder_holds(tmp_path, monkeypatch):
 
 
 def test_a_damaged_list_of_models_is_code_5(tmp_path, monkeypatch):
-    from DeepRegAttentionLib.engine.models import files as engine_models
+    from DeepRegAttentionLib.engine.models import listing
 
     (tmp_path / "models.json").write_text("{")
-    monkeypatch.setattr(engine_models, "resource_folder", lambda name: tmp_path)
+    monkeypatch.setattr(listing, "resource_folder", lambda name: tmp_path)
     outcome = call("models")
     assert outcome.exit_code == 5
     assert "not valid JSON" in error_line(outcome)

@@ -19,15 +19,14 @@ from DeepRegAttentionLib.engine.intensity import IntensityRecipe, background_val
 from DeepRegAttentionLib.engine.models import files
 from DeepRegAttentionLib.engine.models.choice import Consent, choose_model, foreground_extent, nearest_in_size
 from DeepRegAttentionLib.engine.models.files import (
-    ModelFile,
     find_model,
-    list_models,
     load_model,
     read_model_info,
     register_model,
     save_model,
 )
 from DeepRegAttentionLib.engine.models.info import ModelInfo
+from DeepRegAttentionLib.engine.models.listing import LIST_NAME, ModelFile, list_models
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.resources import resource_folder
 from helpers.places import MODULE
@@ -327,9 +326,9 @@ def test_unknown_network():
         build_network("unet", {})
 
 
-def test_the_list_of_models_needs_no_torch():
-    code = "import sys; from DeepRegAttentionLib.engine.models.files import list_models; list_models(); "
-    code += "print('torch' in sys.modules)"
+def test_the_list_of_models_needs_neither_torch_nor_safetensors():
+    code = "import sys; from DeepRegAttentionLib.engine.models.listing import list_models; list_models(); "
+    code += "print('torch' in sys.modules or 'safetensors' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -369,7 +368,7 @@ def test_damaged_model_is_not_registered(model_path, tmp_path):
     model_path.write_bytes(model_path.read_bytes()[:-2])
     with pytest.raises(ModelError, match="damaged"):
         register_model(model_path, tmp_path)
-    assert not (tmp_path / files.LIST_NAME).exists()
+    assert not (tmp_path / LIST_NAME).exists()
 
 
 def test_hash_mismatch(model_path, tmp_path):
@@ -399,7 +398,7 @@ def test_unknown_name_gets_the_names_and_a_suggestion(model_path, tmp_path):
 
 
 def test_name_where_no_models_are_installed(tmp_path):
-    (tmp_path / files.LIST_NAME).write_text('{"schema": 1, "models": []}')
+    (tmp_path / LIST_NAME).write_text('{"schema": 1, "models": []}')
     assert list_models(tmp_path) == []
     with pytest.raises(ModelError, match="no models are installed"):
         find_model("brain", tmp_path)
@@ -409,7 +408,7 @@ def test_damaged_lists(model_path, tmp_path):
     with pytest.raises(ModelError, match="cannot be read"):
         list_models(tmp_path)
     register_model(model_path, tmp_path)
-    path = tmp_path / files.LIST_NAME
+    path = tmp_path / LIST_NAME
     entry = json.loads(path.read_text(encoding="utf-8"))["models"][0]
     wrong = {
         "not valid JSON": "{",
@@ -559,7 +558,7 @@ def test_weights_for_non_commercial_use_ask_for_consent():
 
 def test_a_restriction_of_the_list_outlives_a_file_that_says_nothing_of_it(model_path, tmp_path):
     register_model(model_path, tmp_path)
-    path = tmp_path / files.LIST_NAME
+    path = tmp_path / LIST_NAME
     document = json.loads(path.read_text(encoding="utf-8"))
     document["models"][0]["restriction"] = "Not for sale."
     path.write_text(json.dumps(document), encoding="utf-8")

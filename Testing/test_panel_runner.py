@@ -14,8 +14,9 @@ from typing import Any, Callable, Deque, Dict, List, Tuple
 import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.jobs.client import PATIENCE_MS, BusyError, Runner, State
-from DeepRegAttentionLib.jobs.messages import ENDINGS, Event, Inputs, Job, decode_command, encode
+from DeepRegAttentionLib.jobs.messages import ENDINGS, Event, Job, decode_command, encode
 from DeepRegAttentionLib.jobs.signals import Signal
+from DeepRegAttentionLib.terms.inputs import Inputs
 from helpers.images import blob_image
 from helpers.places import MODULE
 

@@ -17,10 +17,11 @@ from DeepRegAttentionLib.engine.evaluation import evaluate_labels, evaluate_land
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, transform_points
 from DeepRegAttentionLib.engine.method import choose_method, likely_steps
-from DeepRegAttentionLib.engine.models import files as models_module
+from DeepRegAttentionLib.engine.models import listing as models_module
 from DeepRegAttentionLib.engine.models.choice import foreground_extent
-from DeepRegAttentionLib.engine.models.files import list_models, load_model, read_model_info, save_model
+from DeepRegAttentionLib.engine.models.files import load_model, read_model_info, save_model
 from DeepRegAttentionLib.engine.models.info import ModelInfo
+from DeepRegAttentionLib.engine.models.listing import list_models
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import Guidance, register
@@ -314,6 +315,13 @@ def test_the_steps_are_the_models_own_unless_they_are_said(pair, model_file):
         options = dataclasses.replace(ALONE, model=model_file, refine=asked, maps=False)
         metrics = register(*pair, options).metrics
         assert (metrics["options"]["refine"], metrics["refinement_steps"]) == (asked, taken)
+
+
+def test_a_regularization_of_zero_is_none_and_not_the_models_own(pair, model_file):
+    options = dataclasses.replace(ALONE, model=model_file, refine=4, maps=False)
+    free, own = (register(*pair, dataclasses.replace(options, regularization=w)).metrics for w in (0.0, None))
+    assert (free["regularization"], own["regularization"]) == (0.0, 0.2)
+    assert free["similarity"]["after"]["ncc"] != own["similarity"]["after"]["ncc"]
 
 
 def test_without_a_model_the_steps_are_those_of_none(pair):

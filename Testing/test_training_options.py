@@ -11,7 +11,7 @@ pytest.importorskip("yaml", reason="the extra “train” is not installed")
 
 from DeepRegAttentionLib.engine.errors import ModelError, OptionError, UnreadableFileError
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
-from DeepRegAttentionLib.engine.models.files import ModelFile, list_models
+from DeepRegAttentionLib.engine.models.listing import ModelFile, list_models
 from DeepRegAttentionLib.training.augmentation import Affine, Chance, Flip
 from DeepRegAttentionLib.training.cases import read_cases
 from DeepRegAttentionLib.training.options import LossWeights, options_to_dict, read_training_options

@@ -167,6 +167,7 @@ FITS = {
     "Part": {"ctkSliderWidget"},
     "Spacing": {"QDoubleSpinBox"},
     "Steps": {"QSpinBox"},
+    "Strength": {"QDoubleSpinBox"},
     "Weight": {"QDoubleSpinBox"},
     "Structures": {"qMRMLNodeComboBox"},
 }

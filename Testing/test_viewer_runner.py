@@ -10,7 +10,8 @@ from typing import Awaitable, Callable, List
 
 import pytest
 import SimpleITK as sitk
-from DeepRegAttentionLib.jobs.messages import PATIENCE_S, Event, Inputs, Job
+from DeepRegAttentionLib.jobs.messages import PATIENCE_S, Event, Job
+from DeepRegAttentionLib.terms.inputs import Inputs
 from DeepRegAttentionLib.viewer.runner import Runner
 from helpers.places import MODULE
 

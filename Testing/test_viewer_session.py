@@ -10,7 +10,6 @@ from typing import Any, Callable, Coroutine, Dict, Iterator
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DeepRegAttentionLib.terms.settings import MODELS_OWN
 from DeepRegAttentionLib.viewer import stage as st
 from DeepRegAttentionLib.viewer.session import Viewer
 from helpers.images import blob_image
@@ -204,8 +203,17 @@ def test_a_model_is_one_of_the_list(viewer: Viewer, state: Any, model: str) -> N
     assert not state.running
 
 
+def test_an_empty_field_is_the_models_own_and_zero_is_zero(viewer: Viewer, state: Any) -> None:
+    fields = ("refine", "regularization", "spacing")
+    for entered, meant in (("", None), (None, None), (0, 0), (2, 2)):
+        for name in fields:
+            state[name] = entered
+        assert [getattr(viewer._registration.settings, name) for name in fields] == [meant] * 3
+    viewer._page.set(**dict.fromkeys(fields))
+
+
 def test_a_preset_sets_what_it_says_and_no_more(viewer: Viewer, state: Any, loop: asyncio.AbstractEventLoop) -> None:
-    for preset, refine in (("accurate", 150), ("fast", 0), ("balanced", MODELS_OWN)):
+    for preset, refine in (("accurate", 150), ("fast", 0), ("balanced", None)):
         state.preset = preset
         state.flush()
         loop.run_until_complete(asyncio.sleep(0.1))

@@ -20,7 +20,8 @@ import SimpleITK as sitk
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import MAP_MEANINGS
-from DeepRegAttentionLib.jobs.messages import ENDINGS, STAGES, Event, Inputs, Job, Question, decode_event, encode
+from DeepRegAttentionLib.jobs.messages import ENDINGS, STAGES, Event, Job, Question, decode_event, encode
+from DeepRegAttentionLib.terms.inputs import Inputs
 from helpers.images import blob_image
 from helpers.places import MODULE
 
@@ -442,7 +443,11 @@ def test_a_bad_line_is_answered_and_survived(line, phrase, worker):
         ({"options": {"refin": 3}}, "option", "did you mean “refine”"),
         ({"options": {"refine": "many"}}, "option", "refine must be"),
         ({"options": {"model": "liver"}}, "model", "There is no model “liver”"),
-        ({"options": {"landmark_weight": 1.0}}, "option", "The landmark weight cannot be used without the fixed"),
+        (
+            {"options": {"landmark_weight": 1.0}},
+            "option",
+            "The landmark weight cannot be used without the landmarks of the fixed",
+        ),
         ({"inputs": {"fixed": "absent.nrrd"}}, "unreadable", "absent.nrrd does not exist"),
         ({"inputs": {"fixed_labels": "labels.nrrd"}}, "option", "without the label map of the moving image"),
         ({"folder": "/dev/null/result"}, "output", "is a file"),

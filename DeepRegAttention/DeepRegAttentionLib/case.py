@@ -15,23 +15,17 @@ from .engine.landmarks import Landmarks, read_landmarks, require_pairs
 from .engine.metrics import require_labels
 from .engine.options import RegistrationOptions
 from .engine.result import RegistrationResult
+from .terms.inputs import CALLED, INPUTS, NEEDS
 
 PathLike = Union[str, Path]
 
 TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat", ".xfm")
 """Files with these endings hold transforms; any other is taken for a displacement field."""
 
-NEEDS: Mapping[str, str] = {
-    "fixed_landmarks": "moving_landmarks",
-    "moving_landmarks": "fixed_landmarks",
-    "fixed_labels": "labels",
-}
-"""What can only be given together with something else."""
-
 
 @dataclass(frozen=True)
 class Case:
-    """Everything that was read for one registration; the fields are named as the files are asked for.
+    """Everything that was read for one registration: a field for each input.
 
     ``files`` says where each came from, as absolute paths, so that a result can be shown with its images later.
     """
@@ -50,9 +44,8 @@ class Case:
 
 
 def in_words(name: str) -> str:
-    """A field of :class:`Case` or of ``RegistrationOptions`` as it stands in a sentence."""
-    words = {"labels": "label map of the moving image", "fixed_labels": "label map of the fixed image"}
-    return f"the {words.get(name, name.replace('_', ' '))}"
+    """An input, or an option, as it stands in a sentence."""
+    return f"the {CALLED.get(name, name.replace('_', ' '))}"
 
 
 def read_case(
@@ -66,7 +59,7 @@ def read_case(
     Parameters
     ----------
     paths : mapping of str to path
-        Files by the fields of :class:`Case`; None and other keys count for nothing.
+        Files by the names of the inputs; None and other keys count for nothing.
     options : RegistrationOptions, optional
         What will be done with them, to see whether anything is missing for it.
     spoken : callable, optional
@@ -81,7 +74,7 @@ def read_case(
     ImageError
         One of its kinds: a file cannot be read, or does not fit the others.
     """
-    given = {item.name: Path(path) for item in fields(Case) if (path := paths.get(item.name)) is not None}
+    given = {name: Path(path) for name in INPUTS if (path := paths.get(name)) is not None}
     _require_together(given, options or RegistrationOptions(), spoken)
     read: Dict[str, Any] = {}
     for name, path in given.items():

@@ -30,7 +30,7 @@ from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.images import read_image, warp_image
 from DeepRegAttentionLib.engine.maps import jacobian_map
 from DeepRegAttentionLib.engine.metrics import dice, hd95, jacobian_statistics, mean_over_labels
-from DeepRegAttentionLib.engine.models.files import ModelFile, list_models
+from DeepRegAttentionLib.engine.models.listing import ModelFile, list_models
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.resources import resource_folder

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, List, Optional, Tuple
+from typing import Annotated, List, Optional
 
 import typer
 from typer.models import OptionInfo
 
-from ..engine.options import DEVICES, PREALIGNMENTS, PRECISIONS, SIMILARITIES, RegistrationOptions
+from ..engine.options import RegistrationOptions
+from ..terms.choices import (
+    Choice,
+    device_choices,
+    phrase_of,
+    prealign_choices,
+    precision_choices,
+    similarity_choices,
+)
+from ..terms.presets import SHIPPED
 
 _DEFAULTS = RegistrationOptions()
 _METHOD, _GUIDANCE, _MEASURES, _OUTPUT, _COMPUTER = "Method", "Guidance", "Measures", "Output", "Computer"
@@ -21,8 +30,9 @@ def _option(help: str, panel: str, *names: str, default: Optional[str] = None) -
     return option
 
 
-def _choice(help: str, choices: Tuple[str, ...], panel: str, default: str) -> OptionInfo:
-    return _option(f"{help}: {', '.join(choices)}.", panel, default=default)
+def _choice(help: str, choices: List[Choice], panel: str, default: str) -> OptionInfo:
+    known = ", ".join(f"{choice.value} ({phrase_of(choices, choice.value)})" for choice in choices)
+    return _option(f"{help}: {known}.", panel, default=default)
 
 
 Fixed = Annotated[
@@ -40,7 +50,7 @@ Output = Annotated[
 ]
 Preset = Annotated[
     Optional[str],
-    _option("fast, balanced, accurate, or a .json file; options given here win over it.", _METHOD),
+    _option(f"{', '.join(SHIPPED)}, or a .json file; options given here win over it.", _METHOD),
 ]
 Model = Annotated[
     Optional[str],
@@ -61,7 +71,7 @@ AcceptLicence = Annotated[
 ]
 Prealign = Annotated[
     Optional[str],
-    _choice("Linear alignment before the network", PREALIGNMENTS, _METHOD, _DEFAULTS.prealign),
+    _choice("Linear alignment before the network", prealign_choices(), _METHOD, _DEFAULTS.prealign),
 ]
 Refine = Annotated[
     Optional[int],
@@ -73,7 +83,7 @@ Refine = Annotated[
 ]
 Similarity = Annotated[
     Optional[str],
-    _choice("What the refinement maximises", SIMILARITIES, _METHOD, _DEFAULTS.similarity),
+    _choice("What the refinement maximises", similarity_choices(), _METHOD, _DEFAULTS.similarity),
 ]
 Regularization = Annotated[
     Optional[float],
@@ -113,9 +123,9 @@ Maps = Annotated[
 ]
 Report = Annotated[bool, typer.Option("--report", help="Also write report.html.", rich_help_panel=_OUTPUT)]
 Format = Annotated[str, typer.Option(help="Of the images: nii.gz or nrrd.", rich_help_panel=_OUTPUT)]
-Device = Annotated[Optional[str], _choice("Where the network runs", DEVICES, _COMPUTER, _DEFAULTS.device)]
+Device = Annotated[Optional[str], _choice("Where the network runs", device_choices(), _COMPUTER, _DEFAULTS.device)]
 Precision = Annotated[
     Optional[str],
-    _choice("Arithmetic of the network", PRECISIONS, _COMPUTER, _DEFAULTS.precision),
+    _choice("Arithmetic of the network", precision_choices(), _COMPUTER, _DEFAULTS.precision),
 ]
 Threads = Annotated[Optional[int], _option("CPU threads.", _COMPUTER, default="all")]

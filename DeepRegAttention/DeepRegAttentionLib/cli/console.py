@@ -15,22 +15,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from ..engine.errors import CancelledError, MemoryLimitError, RegistrationError, RegistrationWarning
+from ..terms.wording import stage_text
 
 results = Console()
 """For results, on standard output."""
 
 messages = Console(stderr=True)
 """For progress, warnings and errors, on standard error."""
-
-_STAGES = {
-    "start": "starting",
-    "prealign": "linear alignment",
-    "network": "network",
-    "refine": "refinement",
-    "warp": "warping",
-    "maps": "maps and measures",
-    "measure": "labels and landmarks",
-}
 
 
 def say(kind: str, text: str, style: str, console: Console = messages) -> None:
@@ -142,7 +133,7 @@ class StageProgress:
         self._bars.update(self._tasks[stage], total=1.0 if fraction > 0 else None, completed=fraction)
 
     def _begin(self, stage: str) -> None:
-        name = _STAGES.get(stage, stage)
+        name = stage_text(stage)
         self._tasks[stage] = self._bars.add_task(name, total=None)
         if not messages.is_terminal:
             messages.print(f"{name} …", highlight=False)

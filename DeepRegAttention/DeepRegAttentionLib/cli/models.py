@@ -12,7 +12,7 @@ from rich.table import Table
 from .console import ReadableErrors, results
 
 if TYPE_CHECKING:
-    from ..engine.models.files import ModelFile
+    from ..engine.models.listing import ModelFile
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -20,7 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 @ReadableErrors()
 def models(as_json: AsJson = False) -> None:
     """List the models: what they were trained for, how accurate they are, their licence."""
-    from ..engine.models.files import list_models
+    from ..engine.models.listing import list_models
 
     found = list_models()
     if as_json:

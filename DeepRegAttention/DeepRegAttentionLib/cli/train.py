@@ -102,8 +102,8 @@ def read_configuration(config: Path, data_root: Optional[Path] = None, preset: O
     OptionError
         It is not valid YAML, or names an unknown setting; or the preset is missing or damaged.
     """
+    from ..terms.presets import read_preset
     from ..training.options import read_training_options
-    from .settings import read_preset
 
     options = read_training_options(config, None if preset is None else read_preset(preset))
     if data_root is None:

@@ -14,7 +14,8 @@ from .errors import ModelError, OptionError, RegistrationWarning, suggestion
 from .geometry import Grid, working_grid
 from .intensity import IntensityRecipe
 from .models.choice import Consent, choose_model, nearest_in_size
-from .models.files import ModelFile, find_model, list_models
+from .models.files import find_model
+from .models.listing import ModelFile, list_models
 from .options import RegistrationOptions
 
 # Without a model: about so many voxels on the working grid, padded to this multiple, so many steps.

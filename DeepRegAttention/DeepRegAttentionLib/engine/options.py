@@ -7,6 +7,9 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .errors import OptionError, suggestion
 
+MODEL_SUFFIX = ".safetensors"
+"""How the path of a model file ends, by which it is told from the name of a model."""
+
 PREALIGNMENTS: Tuple[str, ...] = ("none", "centre", "rigid", "affine")
 SIMILARITIES: Tuple[str, ...] = ("lncc", "mind", "mi", "mse")
 DEVICES: Tuple[str, ...] = ("auto", "cpu", "cuda", "mps")
@@ -89,13 +92,8 @@ class RegistrationOptions:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> RegistrationOptions:
-        """Options from a mapping, such as a preset file; an unknown key raises OptionError with a suggestion.
-
-        The mapping may also hold the sections ``register`` (options; those beside it win) and ``train`` (for
-        training, not read here), as the presets do that tuning writes.
-        """
-        values = {**values.get("register", {}), **values}
-        values = {key: value for key, value in values.items() if key not in ("register", "train")}
+        """Options from a mapping, such as a preset file; an unknown key raises OptionError with a suggestion."""
+        values = registration_values(values)
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
@@ -105,6 +103,16 @@ class RegistrationOptions:
     def to_dict(self) -> Dict[str, Any]:
         """The options as plain values, for ``metrics.json``."""
         return asdict(self)
+
+
+def registration_values(preset: Mapping[str, Any]) -> Dict[str, Any]:
+    """What a preset says of a registration.
+
+    Beside options it may hold the sections ``register`` (options; those beside it win) and ``train`` (for training,
+    not read here), as the presets do that tuning writes.
+    """
+    values = {**preset.get("register", {}), **preset}
+    return {key: value for key, value in values.items() if key not in ("register", "train")}
 
 
 def _require_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:

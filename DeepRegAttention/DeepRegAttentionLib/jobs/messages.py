@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ..terms.inputs import INPUTS, REQUIRED, Inputs
+from ..terms.settings import ALL_OUTPUTS, Outputs, Settings
+
 COMMANDS = ("register", "cancel", "models", "device", "shutdown")
 """What the worker understands; all but ``shutdown`` carry an ``id``: of the job, or of the question."""
 
@@ -33,26 +36,6 @@ class MessageError(ValueError):
     def __init__(self, sentence: str, id: Optional[str] = None) -> None:
         super().__init__(sentence)
         self.id = id
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Files of one registration, by the names of the command line's options; absent ones are None."""
-
-    fixed: str
-    moving: str
-    fixed_mask: Optional[str] = None
-    moving_mask: Optional[str] = None
-    initial_transform: Optional[str] = None
-    regularization_map: Optional[str] = None
-    fixed_landmarks: Optional[str] = None
-    moving_landmarks: Optional[str] = None
-    labels: Optional[str] = None
-    fixed_labels: Optional[str] = None
-
-    def to_dict(self) -> Dict[str, str]:
-        """The files that are given."""
-        return {name: path for name, path in asdict(self).items() if path is not None}
 
 
 @dataclass(frozen=True)
@@ -85,6 +68,14 @@ class Job:
     def command(self) -> Dict[str, Any]:
         """The ``register`` command."""
         return {"command": "register", **asdict(self), "inputs": self.inputs.to_dict()}
+
+
+def make_job(
+    name: str, inputs: Inputs, folder: str, settings: Settings, outputs: Outputs = ALL_OUTPUTS, watch: bool = False
+) -> Job:
+    """The job of a registration as a person has chosen it; no refinement, nothing to watch."""
+    options = {**settings.options(), "maps": outputs.maps}
+    return Job(name, inputs, folder, options, watch and settings.may_refine)
 
 
 @dataclass(frozen=True)
@@ -222,11 +213,11 @@ def _command(values: Mapping[str, Any], id: Optional[str]) -> Command:
 def _job(values: Mapping[str, Any]) -> Job:
     given = _take(values, "inputs", dict, "an object", None)
     for key, path in given.items():
-        if key not in _INPUTS:
-            raise MessageError(f"There is no input “{key}”; the inputs are {', '.join(_INPUTS)}.")
+        if key not in INPUTS:
+            raise MessageError(f"There is no input “{key}”; the inputs are {', '.join(INPUTS)}.")
         if path is not None and not isinstance(path, str):
             raise MessageError(f"The input “{key}” must be the path of a file; {path!r} is not.")
-    for key in ("fixed", "moving"):
+    for key in REQUIRED:
         if given.get(key) is None:
             raise MessageError(f"The input “{key}” is missing.")
     return Job(
@@ -237,9 +228,6 @@ def _job(values: Mapping[str, Any]) -> Job:
         _take(values, "watch", bool, "true or false", False),
         _take(values, "report", bool, "true or false", False),
     )
-
-
-_INPUTS = tuple(item.name for item in fields(Inputs))
 
 
 def _question(values: Mapping[str, Any]) -> Question:

@@ -10,8 +10,8 @@ from slicer.i18n import tr as _
 
 from ..engine.errors import RegistrationError
 from ..scene import layouts, overlays, results
+from ..terms.choices import Choice
 from . import choices
-from .choices import Choice
 from .display import Display, suitable_spacing
 from .parameters import Parameters, View, view_of
 

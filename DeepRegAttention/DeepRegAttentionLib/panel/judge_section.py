@@ -10,9 +10,9 @@ from slicer.i18n import tr as _
 
 from ..engine.errors import RegistrationError
 from ..scene import judge, results
+from ..terms.choices import Choice
 from ..terms.measures import summary_text, table_title
 from . import choices
-from .choices import Choice
 
 
 class JudgeSection:

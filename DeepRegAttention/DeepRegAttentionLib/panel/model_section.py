@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional
 
+from ..engine.models.listing import list_models
 from ..engine.options import RegistrationOptions
-from ..engine.resources import resource_folder
-from ..terms import settings as session
+from ..terms.choices import device_choices, prealign_choices, precision_choices, similarity_choices
+from ..terms.inputs import Inputs
+from ..terms.models import model_choices, model_text
+from ..terms.presets import preset_choices, preset_of, preset_values, read_preset, shipped_presets
+from ..terms.settings import FILE, Settings, enabled, settings_from
+from ..terms.wording import device_text
 from . import choices
-from .parameters import Parameters, input_nodes, selection_of, settings_of
+from .parameters import Parameters, input_nodes, inputs_of, set_setting, settings_of
 
 _WIDGETS = {
     "model_file": ("modelFileEdit",),
@@ -25,15 +30,15 @@ class ModelSection:
     def __init__(self, ui: Any) -> None:
         self._ui = ui
         self._parameters: Optional[Parameters] = None
-        self._models = session.read_models(resource_folder("Models") / "models.json")
-        self._presets = session.read_presets(resource_folder("Presets"))
+        self._models = [model.info for model in list_models()]
+        self._presets = shipped_presets()
         self.devices: Optional[Dict[str, Any]] = None
-        choices.fill(ui.modelSelector, choices.model_choices(self._models))
-        choices.fill(ui.presetSelector, choices.preset_choices(self._presets))
-        choices.fill(ui.deviceSelector, choices.device_choices())
-        choices.fill(ui.precisionSelector, choices.precision_choices())
-        choices.fill(ui.prealignSelector, choices.prealign_choices())
-        choices.fill(ui.similaritySelector, choices.similarity_choices())
+        choices.fill(ui.modelSelector, model_choices(self._models))
+        choices.fill(ui.presetSelector, preset_choices())
+        choices.fill(ui.deviceSelector, device_choices())
+        choices.fill(ui.precisionSelector, precision_choices())
+        choices.fill(ui.prealignSelector, prealign_choices())
+        choices.fill(ui.similaritySelector, similarity_choices())
         ui.presetSelector.connect("activated(int)", self._choose_preset)
         ui.modelFileEdit.connect("currentPathChanged(QString)", self._choose_file)
 
@@ -48,16 +53,16 @@ class ModelSection:
             return
         settings = settings_of(parameters)
         ui = self._ui
-        ui.modelText.text = session.model_text(settings.model, self._models)
-        ui.modelFileEdit.visible = settings.model == session.FILE
+        ui.modelText.text = model_text(settings.model, self._models)
+        ui.modelFileEdit.visible = settings.model == FILE
         self._show_file(settings.model_file)
-        choices.select(ui.presetSelector, session.preset_of(settings, self._presets))
-        ui.deviceText.text = session.device_text(self.devices, settings.device)
+        choices.select(ui.presetSelector, preset_of(settings, self._presets))
+        ui.deviceText.text = device_text(self.devices, settings.device)
         ui.deviceText.visible = bool(ui.deviceText.text)
-        self._enable(settings, selection_of(input_nodes(parameters)))
+        self._enable(settings, inputs_of(input_nodes(parameters)))
 
-    def _enable(self, settings: session.Settings, selection: session.Selection) -> None:
-        for name, on in session.enabled(settings, selection).items():
+    def _enable(self, settings: Settings, inputs: Inputs) -> None:
+        for name, on in enabled(settings, inputs).items():
             for widget in _WIDGETS[name]:
                 getattr(self._ui, widget).enabled = on
 
@@ -82,20 +87,18 @@ class ModelSection:
     def apply_preset(self, name: str) -> None:
         """Set everything that presets decide."""
         if self._parameters is not None:
-            for setting, value in session.preset_values(self._presets[name]).items():
-                self._parameters.setValue(setting, value)
+            for setting, value in preset_values(self._presets[name]).items():
+                set_setting(self._parameters, setting, value)
 
 
-def default_settings(preset: str, changes: Dict[str, Any]) -> session.Settings:
+def default_settings(preset: str, changes: Dict[str, Any]) -> Settings:
     """The settings of a preset with some of them changed; for scripts.
 
     Raises
     ------
     OptionError
-        A setting is unknown, or its value is not possible.
+        There is no such preset, a setting is unknown, or its value is not possible.
     """
-    presets = session.read_presets(resource_folder("Presets"))
-    values = session.preset_values(presets[preset]) if preset in presets else {}
-    settings = session.settings_from({**values, **changes})
+    settings = settings_from({**preset_values(read_preset(preset)), **changes})
     RegistrationOptions.from_mapping(settings.options())
     return settings

@@ -7,21 +7,24 @@ from typing import Any, Dict, Optional
 import qt
 import slicer
 import vtk
-from slicer.i18n import tr
 from slicer.i18n import tr as _
+from slicer.i18n import translate
 
 from ..engine.errors import CancelledError, RegistrationError
 from ..engine.resources import resource_folder
 from ..jobs.client import State
 from ..jobs.messages import Event
-from ..terms import settings as session
+from ..terms.choices import transform_choices
+from ..terms.inputs import NO_INPUTS
+from ..terms.settings import missing, without_effect
+from ..terms.translation import translate_with
 from . import choices, sample
 from .dependency_section import DependencySection, missing_package
 from .display import slice_composites
 from .inspect_section import InspectSection
 from .judge_section import JudgeSection
 from .model_section import ModelSection
-from .parameters import COMBOS, WIDGETS, Parameters, input_nodes, outputs_of, selection_of, settings_of
+from .parameters import COMBOS, WIDGETS, Parameters, input_nodes, inputs_of, outputs_of, settings_of
 from .registration import Registration, Registrations, Request
 from .run_section import RunSection
 
@@ -38,7 +41,7 @@ class Panel:
     """
 
     def __init__(self, widget: Any, registrations: Registrations) -> None:
-        session.translate_with(tr)
+        translate_with(translate)
         self.ui = slicer.util.childWidgetVariables(widget)
         self._registrations, self._runner = registrations, registrations.runner
         self.parameters: Optional[Parameters] = None
@@ -50,7 +53,7 @@ class Panel:
         self._judge = JudgeSection(self.ui, self._run.fail)
         self._inspect = InspectSection(self.ui, self._judge.show)
         self._dependencies = DependencySection(self.ui, self._runner)
-        choices.fill(self.ui.transformSelector, choices.transform_choices())
+        choices.fill(self.ui.transformSelector, transform_choices())
         for name, combo in COMBOS.items():
             getattr(self.ui, combo).connect("currentIndexChanged(int)", lambda index, name=name: self._chosen(name))
         self.ui.sampleButton.connect("clicked()", self.load_sample)
@@ -156,10 +159,10 @@ class Panel:
 
     def _refresh_button(self) -> None:
         if self.parameters is None:
-            self._run.refresh(session.missing(session.Selection()) or "", False)
+            self._run.refresh(missing(NO_INPUTS) or "", False)
             return
-        selection = selection_of(input_nodes(self.parameters))
-        lacking = session.missing(selection, settings_of(self.parameters), outputs_of(self.parameters))
+        inputs = inputs_of(input_nodes(self.parameters))
+        lacking = missing(inputs, settings_of(self.parameters), outputs_of(self.parameters))
         if missing_package(self._runner.trouble):
             lacking = _("Something has to be installed first: see above")
         self._run.refresh(lacking or "", self._registrations.current is not None)
@@ -168,7 +171,7 @@ class Panel:
         registration.progressed.connect(self._run.heard)
         registration.watched.connect(lambda: self._show_preview(registration))
         registration.ended.connect(self._on_ended)
-        for note in session.without_effect(registration.request.settings, selection_of(registration.request.nodes)):
+        for note in without_effect(registration.request.settings, inputs_of(registration.request.nodes)):
             self._run.log(note)
 
     def _show_preview(self, registration: Registration) -> None:

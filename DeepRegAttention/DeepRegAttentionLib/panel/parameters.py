@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 import slicer
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
-from ..terms import settings as session
+from ..terms.inputs import INPUTS, Inputs
+from ..terms.settings import CONSENT, Outputs, Settings
 
 Structures = Union[slicer.vtkMRMLLabelMapVolumeNode, slicer.vtkMRMLSegmentationNode, None]
 Part = Annotated[float, WithinRange(0, 1)]
 # Without a range 3D Slicer takes the one of the .ui away, and with it the text that stands for the least value.
-Steps = Annotated[int, WithinRange(session.MODELS_OWN, 10_000)]
+Steps = Annotated[int, WithinRange(-1, 10_000)]
+Strength = Annotated[float, WithinRange(-0.1, 10_000)]
 Weight = Annotated[float, WithinRange(0, 10_000)]
 Spacing = Annotated[float, WithinRange(0, 50)]
+
+MODELS_OWN: Mapping[str, Any] = {"refine": -1, "regularization": -0.1, "spacing": 0.0}
+"""Stands for “the model's own” in the settings that can be left to it: spin boxes have no None, but a text for their
+least value. Nothing outside this file knows these numbers."""
 
 if TYPE_CHECKING:
 
@@ -36,7 +42,8 @@ else:
     Wrapper = object
 
 
-_SETTINGS, _OUTPUTS = session.Settings(), session.Outputs()
+_SETTINGS, _OUTPUTS = Settings(), Outputs()
+_KEPT = tuple(item.name for item in fields(Settings) if item.name not in CONSENT)
 
 
 @parameterNodeWrapper
@@ -59,11 +66,11 @@ class Parameters(Wrapper):
     device: str = _SETTINGS.device
     precision: str = _SETTINGS.precision
     prealign: str = _SETTINGS.prealign
-    refine: Steps = _SETTINGS.refine
+    refine: Steps = MODELS_OWN["refine"]
     similarity: str = _SETTINGS.similarity
-    regularization: Weight = _SETTINGS.regularization
+    regularization: Strength = MODELS_OWN["regularization"]
     landmarkWeight: Weight = _SETTINGS.landmark_weight
-    spacing: Spacing = _SETTINGS.spacing
+    spacing: Spacing = MODELS_OWN["spacing"]
 
     wantTransform: str = _OUTPUTS.transform
     wantWarped: bool = _OUTPUTS.warped
@@ -138,20 +145,6 @@ COMBOS = {
 }
 """Those whose combo box shows a text other than the value; see :mod:`.choices`."""
 
-INPUTS = {
-    "fixed": "fixed",
-    "moving": "moving",
-    "fixed_mask": "fixedMask",
-    "moving_mask": "movingMask",
-    "initial_transform": "initialTransform",
-    "regularization_map": "regularizationMap",
-    "fixed_landmarks": "fixedLandmarks",
-    "moving_landmarks": "movingLandmarks",
-    "labels": "labels",
-    "fixed_labels": "fixedLabels",
-}
-"""The parameter of each field of ``messages.Inputs``."""
-
 
 @dataclass(frozen=True)
 class View:
@@ -171,36 +164,40 @@ class View:
     threed: bool
 
 
+def parameter_of(name: str) -> str:
+    """The parameter of an input or a setting: its name as Qt writes names."""
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
 def input_nodes(parameters: Parameters) -> Dict[str, slicer.vtkMRMLNode]:
-    """The nodes that are chosen, by the fields of ``messages.Inputs``."""
-    nodes = {name: parameters.getValue(parameter) for name, parameter in INPUTS.items()}
+    """The nodes that are chosen, by the names of the inputs."""
+    nodes = {name: parameters.getValue(parameter_of(name)) for name in INPUTS}
     return {name: node for name, node in nodes.items() if node is not None}
 
 
-def selection_of(nodes: Dict[str, slicer.vtkMRMLNode]) -> session.Selection:
+def inputs_of(nodes: Dict[str, slicer.vtkMRMLNode]) -> Inputs:
     """The same for the plain decisions: the ids of the nodes."""
-    return session.Selection(**{name: node.GetID() for name, node in nodes.items()})
+    return Inputs(**{name: node.GetID() for name, node in nodes.items()})
 
 
-def settings_of(parameters: Parameters) -> session.Settings:
+def settings_of(parameters: Parameters) -> Settings:
     """How to register."""
-    return session.Settings(
-        model=parameters.model,
-        model_file=parameters.modelFile,
-        device=parameters.device,
-        precision=parameters.precision,
-        prealign=parameters.prealign,
-        refine=parameters.refine,
-        similarity=parameters.similarity,
-        regularization=parameters.regularization,
-        landmark_weight=parameters.landmarkWeight,
-        spacing=parameters.spacing,
-    )
+    values = {name: parameters.getValue(parameter_of(name)) for name in _KEPT}
+    for name, least in MODELS_OWN.items():
+        if values[name] < 0 or values[name] == least:
+            values[name] = None
+    return Settings(**values)
 
 
-def outputs_of(parameters: Parameters) -> session.Outputs:
+def set_setting(parameters: Parameters, name: str, value: Any) -> None:
+    """Give a setting a value of ``Settings``."""
+    parameters.setValue(parameter_of(name), MODELS_OWN[name] if value is None else value)
+
+
+def outputs_of(parameters: Parameters) -> Outputs:
     """What is wanted back."""
-    return session.Outputs(
+    return Outputs(
         warped=parameters.wantWarped,
         transform=parameters.wantTransform,
         inverse=parameters.wantInverse,

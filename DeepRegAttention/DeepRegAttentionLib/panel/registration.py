@@ -19,8 +19,9 @@ from ..jobs.client import Later, Runner
 from ..jobs.signals import Signal
 from ..scene import export, results
 from ..scene import preview as watch
-from ..terms import settings as session
-from .parameters import selection_of
+from ..terms.inputs import Inputs
+from ..terms.settings import NONE, Outputs, Settings, missing
+from .parameters import inputs_of
 
 _NUMBERS = itertools.count(1)
 
@@ -32,7 +33,7 @@ class Request:
     Attributes
     ----------
     nodes : dict
-        Nodes by the fields of ``messages.Inputs``; ``fixed`` and ``moving`` at least.
+        Nodes by the fields of ``Inputs``; ``fixed`` and ``moving`` at least.
     settings, outputs
         How, and what is wanted back.
     watched : bool
@@ -42,14 +43,14 @@ class Request:
     """
 
     nodes: Dict[str, Any]
-    settings: session.Settings = field(default_factory=session.Settings)
-    outputs: session.Outputs = field(default_factory=session.Outputs)
+    settings: Settings = field(default_factory=Settings)
+    outputs: Outputs = field(default_factory=Outputs)
     watched: bool = False
     keep_files: bool = False
 
     def require_complete(self) -> None:
         """Raise OptionError with what is missing, if anything is."""
-        lacking = session.missing(selection_of(self.nodes), self.settings, self.outputs)
+        lacking = missing(inputs_of(self.nodes), self.settings, self.outputs)
         if lacking:
             raise OptionError(f"{lacking}.")
 
@@ -57,7 +58,7 @@ class Request:
     def wanted(self) -> results.Wanted:
         """The nodes to make."""
         o = self.outputs
-        transform = None if o.transform == session.NONE else o.transform
+        transform = None if o.transform == NONE else o.transform
         inverse = o.inverse and transform is not None
         return results.Wanted(o.warped, transform, inverse, o.maps, o.labels, o.measures)
 
@@ -120,10 +121,10 @@ class Registration:
         self._dropped, self.preview = True, None
         self.cancel()
 
-    def _job(self, inputs: messages.Inputs, folder: Path) -> messages.Job:
+    def _job(self, inputs: Inputs, folder: Path) -> messages.Job:
         request = self.request
         name = f"registration-{next(_NUMBERS)}"
-        return session.make_job(name, inputs, str(folder), request.settings, request.outputs, request.watched)
+        return messages.make_job(name, inputs, str(folder), request.settings, request.outputs, request.watched)
 
     # What the worker says
 

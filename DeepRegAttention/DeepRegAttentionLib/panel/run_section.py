@@ -8,8 +8,8 @@ from slicer.i18n import tr as _
 
 from ..jobs import messages
 from ..jobs.client import Runner, State
-from ..terms import settings as session
 from ..terms.measures import summary_text
+from ..terms.wording import button_text, progress_text, stage_text
 from .registration import Registration
 
 
@@ -30,7 +30,7 @@ class RunSection:
         """Let the one button say what it does, or what is missing."""
         cancelling = self._runner.state is State.CANCELLING and running
         button = self._ui.registerButton
-        button.text = session.button_text(lacking or None, running, cancelling)
+        button.text = button_text(lacking or None, running, cancelling)
         button.enabled = not cancelling and (running or not lacking)
         self._ui.progressBar.visible = running
 
@@ -38,7 +38,7 @@ class RunSection:
         """A registration began."""
         self._ui.progressBar.setRange(0, 0)
         waits = self._runner.state is State.STARTING
-        self.say(_("Starting PyTorch …") if waits else session.stage_text("start"))
+        self.say(_("Starting PyTorch …") if waits else stage_text("start"))
 
     def heard(self, event: messages.Event) -> None:
         """Show progress and warnings."""
@@ -46,7 +46,7 @@ class RunSection:
             if event.fraction is not None:
                 self._ui.progressBar.setRange(0, 1000)
                 self._ui.progressBar.value = round(1000 * event.fraction)
-            self.say(session.progress_text(event.stage, event.fraction, event.eta_s))
+            self.say(progress_text(event.stage, event.fraction, event.eta_s))
         elif event.event == "warning" and event.message:
             self.log(_("Note: {message}").format(message=event.message))
 

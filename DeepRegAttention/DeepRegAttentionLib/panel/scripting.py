@@ -11,7 +11,7 @@ import slicer
 from ..engine.errors import RegistrationError
 from ..jobs import messages
 from ..scene.results import Result
-from ..terms import settings as session
+from ..terms.settings import Outputs
 from .model_section import default_settings
 from .process import end_shared_runner, shared_runner
 from .registration import Registration, Registrations, Request
@@ -52,7 +52,7 @@ def register(
     labels: Optional[slicer.vtkMRMLNode] = None,
     fixed_labels: Optional[slicer.vtkMRMLNode] = None,
     preset: str = "balanced",
-    outputs: Optional[session.Outputs] = None,
+    outputs: Optional[Outputs] = None,
     wait: bool = True,
     done: Optional[Done] = None,
     progress: Optional[Callable[[messages.Event], None]] = None,
@@ -106,7 +106,7 @@ def register(
         "fixed_labels": fixed_labels,
     }
     nodes = {name: node for name, node in given.items() if node is not None}
-    request = Request(nodes, default_settings(preset, options), outputs or session.Outputs())
+    request = Request(nodes, default_settings(preset, options), outputs or Outputs())
     registration = registrations.start(request, lambda started: _connect(started, done, progress))
     return _wait(registration) if wait else registration
 

@@ -8,19 +8,7 @@ from typing import Any, Mapping
 import SimpleITK as sitk
 
 from ..engine.geometry import Grid
-
-_ALIGNMENTS = {
-    "none": "no linear alignment",
-    "centre": "centres of the objects joined",
-    "rigid": "rigid alignment",
-    "affine": "affine alignment",
-}
-_SIMILARITIES = {
-    "lncc": "local cross-correlation",
-    "mind": "MIND self-similarity",
-    "mi": "mutual information",
-    "mse": "squared difference",
-}
+from ..terms.choices import phrase_of, prealign_choices, similarity_choices
 
 
 def facts_table(metrics: Mapping[str, Any], fixed: sitk.Image, moving: sitk.Image) -> str:
@@ -48,13 +36,14 @@ def _method_words(metrics: Mapping[str, Any]) -> str:
     options = metrics.get("options")
     if not options:
         return ""
-    words = [_ALIGNMENTS[options["prealign"]]]
+    words = [phrase_of(prealign_choices(), options["prealign"])]
     if metrics.get("model"):
         words.append("network")
     steps = metrics.get("refinement_steps")
     if steps:
         weight = metrics.get("regularization", options["regularization"])
-        words.append(f"{steps} steps of refinement by {_SIMILARITIES[options['similarity']]}, smoothness {weight:g}")
+        similarity = phrase_of(similarity_choices(), options["similarity"])
+        words.append(f"{steps} steps of refinement by {similarity}, smoothness {weight:g}")
         if options["landmark_weight"]:
             words.append(f"landmarks with weight {options['landmark_weight']:g}")
     text = ", then ".join(words)

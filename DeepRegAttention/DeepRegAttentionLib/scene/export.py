@@ -18,7 +18,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..engine.errors import DimensionError, ImageError, LabelError, LandmarkError, OutputError
 from ..engine.landmarks import Landmarks, require_pairs, write_landmarks
-from ..jobs.messages import Inputs
+from ..terms.inputs import Inputs
 from .nodes import (
     LPS_TO_RAS,
     array_image,
@@ -60,7 +60,7 @@ def write_steps(
     """Write everything that one registration reads, in steps of one file each, so that a GUI stays alive in between.
 
     Yields the name of what comes next; the inputs are the generator's return value. Arguments are named as in
-    :class:`~..messages.Inputs`.
+    :class:`~..terms.inputs.Inputs`.
 
     Parameters
     ----------

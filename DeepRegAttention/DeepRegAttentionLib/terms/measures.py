@@ -9,7 +9,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from .settings import _, stage_text
+from .translation import translator
+from .wording import stage_text
+
+_ = translator(__name__)
 
 MORE, LESS = "↑", "↓"
 """Marks of measures that are better the higher, and the lower."""

@@ -19,14 +19,11 @@ import aiohttp
 from aiohttp import WSMsgType, web
 
 from ..engine.errors import OutputError
-from ..jobs.messages import Inputs
+from ..terms.inputs import INPUTS
 from .access import Access, safe_name
 from .pool import START_LIMIT_S, Pool, PoolFullError, Session
 
 SECRET_HEADER = "X-DeepReg-Secret"
-
-ROLES = tuple(Inputs.__dataclass_fields__)
-"""What can be uploaded: each input of a registration."""
 
 _CHUNK = 2**20
 _PASSED_HEADERS = ("Content-Type", "ETag", "Last-Modified")
@@ -232,7 +229,7 @@ class Gate:
         """Take the files of one input, in place of those before."""
         session = self._session(request)
         role = request.match_info["role"]
-        if role not in ROLES:
+        if role not in INPUTS:
             raise web.HTTPNotFound
         folder = session.folder / "uploads" / role
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, Optional
 
 import SimpleITK as sitk
 
 from ..engine.errors import OptionError, UnreadableFileError
 from ..engine.images import check_image, read_image
-from ..terms.settings import Selection
+from ..terms.inputs import CALLED, REQUIRED
+from ..terms.inputs import Inputs as GivenInputs
 from .access import uploaded_image
 from .page import Page
 from .stage import FIXED, MOVING
 
-IMAGES = {"fixed": "fixed image", "moving": "moving image"}
-EXTRAS = {
-    "fixed_mask": "mask of the fixed image",
-    "moving_mask": "mask of the moving image",
-    "labels": "structures of the moving image",
-    "fixed_labels": "structures of the fixed image",
-}
-ROLES: Mapping[str, str] = {**IMAGES, **EXTRAS}
-"""Each input that can be chosen, and what it is called."""
+IMAGES = REQUIRED
+EXTRAS = ("fixed_mask", "moving_mask", "labels", "fixed_labels")
+ROLES = (*IMAGES, *EXTRAS)
+"""Each input that can be chosen here."""
 
 _VIEWS = {"fixed": FIXED, "moving": MOVING}
 
@@ -68,9 +64,9 @@ class Inputs:
         page.server.trigger("forget")(page.telling(self.forget))
 
     @property
-    def selection(self) -> Selection:
+    def given(self) -> GivenInputs:
         """What was chosen, by path."""
-        return Selection(**{role: str(chosen.path) for role, chosen in self._chosen.items()})
+        return GivenInputs(**{role: str(chosen.path) for role, chosen in self._chosen.items()})
 
     def node(self, role: str) -> Any:
         """The volume of the fixed or moving image; None if none is chosen."""
@@ -123,7 +119,7 @@ class Inputs:
         if role not in IMAGES:
             self._replace(role, Chosen(path, name))
             return
-        node = self._make_node(check_image(image, IMAGES[role]), role, name)
+        node = self._make_node(check_image(image, CALLED[role]), role, name)
         self._replace(role, Chosen(path, name, node))
 
     def _require_rest(self) -> None:

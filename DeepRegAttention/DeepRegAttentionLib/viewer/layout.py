@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, List
 
 from trame.ui.vuetify3 import VAppLayout
 from trame.widgets import client, html
 from trame.widgets import vuetify3 as v
 
-from ..engine.options import DEVICES, PREALIGNMENTS, SIMILARITIES
-from ..terms.settings import MODELS_OWN
+from ..terms.choices import Choice, device_choices, prealign_choices, similarity_choices
+from ..terms.inputs import CALLED
 from . import stage as st
 from .inputs import EXTRAS, IMAGES
 from .inspection import titles
+from .registration import entries
 
 DENSE = {"density": "compact", "hide_details": True}
 FIELD = {**DENSE, "variant": "outlined", "classes": "mb-2"}
 
 _TITLES = {st.FIXED: "Fixed", st.MOVING: "Moving", st.WARPED: "{{ third_title }}", st.THREED: "3D"}
-_SIMILARITY_NAMES = {"lncc": "LNCC (same contrast)", "mind": "MIND (any contrast)", "mi": "Mutual information",
-                     "mse": "Squared difference"}  # fmt: skip
 
 
 def build(server: Any, upload_mib: int) -> None:
@@ -109,8 +108,8 @@ def _register_tab(upload_mib: int) -> None:
     _progress()
     with v.VExpansionPanels(classes="mt-3", variant="accordion"):
         with _panel("Masks and structures"):
-            for role, meaning in EXTRAS.items():
-                _picker(role, meaning[0].upper() + meaning[1:], upload_mib)
+            for role in EXTRAS:
+                _picker(role, CALLED[role].capitalize(), upload_mib)
         with _panel("Advanced"):
             _advanced()
 
@@ -160,26 +159,22 @@ def _small_button(icon: str, click: str, tooltip: str, id: str, **more: Any) -> 
 
 
 def _advanced() -> None:
-    v.VSelect(label="Linear alignment first", v_model=("prealign",), items=("prealigns", list(PREALIGNMENTS)), **FIELD)
+    own = {"placeholder": "the model’s own", "persistent_placeholder": True, "type": "number", "min": 0}
+    _list("Linear alignment first", "prealign", prealign_choices())
+    v.VTextField(label="Steps of refinement", v_model_number=("refine",), id="refine", **own, **FIELD)
+    _list("Similarity in the refinement", "similarity", similarity_choices(), disabled=("!enabled.similarity",))
     v.VTextField(
-        label=f"Steps of refinement ({MODELS_OWN}: the model's own)", v_model_number=("refine",), type="number",
-        min=MODELS_OWN, id="refine", **FIELD,
+        label="Smoothness", v_model_number=("regularization",), step=0.1, disabled=("!enabled.regularization",),
+        id="regularization", **own, **FIELD,
     )  # fmt: skip
-    similarities = [{"title": _SIMILARITY_NAMES[name], "value": name} for name in SIMILARITIES]
-    v.VSelect(
-        label="Similarity in the refinement", v_model=("similarity",), items=("similarities", similarities),
-        disabled=("!enabled.similarity",), **FIELD,
-    )  # fmt: skip
-    v.VTextField(
-        label="Smoothness (0: the model's own)", v_model_number=("regularization",), type="number", min=0, step=0.1,
-        disabled=("!enabled.regularization",), **FIELD,
-    )  # fmt: skip
-    v.VTextField(
-        label="Working grid in mm (0: the model's own)", v_model_number=("spacing",), type="number", min=0, step=0.5,
-        **FIELD,
-    )  # fmt: skip
-    v.VSelect(label="Device", v_model=("device",), items=("device_names", list(DEVICES)), **FIELD)
+    v.VTextField(label="Working grid in mm", v_model_number=("spacing",), step=0.5, id="spacing", **own, **FIELD)
+    _list("Device", "device", device_choices())
     html.Div("{{ device_text }}", classes="text-caption", id="device")
+
+
+def _list(label: str, name: str, choices: List[Choice], **more: Any) -> None:
+    """A setting that is chosen from a list."""
+    v.VSelect(label=label, v_model=(name,), items=(f"{name}_choices", entries(choices)), **more, **FIELD)
 
 
 def _inspect_tab() -> None:

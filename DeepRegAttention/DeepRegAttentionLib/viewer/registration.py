@@ -7,39 +7,25 @@ import shutil
 import uuid
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Dict, Optional
+from typing import Any, Awaitable, Callable, Dict, Iterable, List, Optional
 
 from ..engine.errors import UnreadableFileError
-from ..engine.resources import resource_folder
-from ..jobs.messages import Event, Inputs, Job
+from ..engine.models.listing import list_models
+from ..jobs.messages import Event, Job, make_job
 from ..scene.preview import refresh_warped
-from ..terms.settings import (
-    AUTO,
-    CUSTOM,
-    NONE,
-    Settings,
-    button_text,
-    device_text,
-    enabled,
-    make_job,
-    missing,
-    model_label,
-    model_text,
-    preset_of,
-    preset_text,
-    preset_values,
-    progress_text,
-    read_models,
-    read_presets,
-)
+from ..terms.choices import Choice
+from ..terms.models import model_choices, model_text
+from ..terms.presets import CUSTOM, preset_choices, preset_of, preset_values, shipped_presets
+from ..terms.settings import CONSENT, Settings, enabled, missing
+from ..terms.wording import button_text, device_text, progress_text
 from . import stage as st
 from .inputs import Inputs as ChosenInputs
 from .page import Page
 from .runner import Runner
 
-_SETTINGS = tuple(item.name for item in fields(Settings) if item.name != "model_file")
-_WHOLE = ("refine",)
-_REAL = ("regularization", "landmark_weight", "spacing")
+_SETTINGS = tuple(item.name for item in fields(Settings) if item.name not in ("model_file", *CONSENT))
+_OPEN = ("refine", "regularization", "spacing")
+"""Fields that are empty for “the model's own”."""
 
 
 class Registration:
@@ -63,9 +49,9 @@ class Registration:
         self._job: Optional[Job] = None
         self._watched: Any = None
         self._devices: Optional[Dict[str, Any]] = None
-        self._presets = read_presets(resource_folder("Presets"))
-        self._models = read_models(resource_folder("Models") / "models.json")
-        self._model_names = (AUTO, NONE, *(model.name for model in self._models))
+        self._presets = shipped_presets()
+        self._models = [model.info for model in list_models()]
+        self._model_choices = model_choices(self._models, files=False)
         self._announce()
         page.on_change("preset")(self._take_preset)
         page.on_change(*_SETTINGS)(self._refresh)
@@ -76,8 +62,8 @@ class Registration:
         self._page.set(
             **{name: getattr(defaults, name) for name in _SETTINGS},
             preset=preset_of(defaults, self._presets),
-            presets=[{"title": preset_text(name), "value": name} for name in [*self._presets, CUSTOM]],
-            models=[{"title": model_label(name), "value": name} for name in self._model_names],
+            presets=entries(preset_choices()),
+            models=entries(self._model_choices),
             running=False,
             cancelling=False,
             progress=0,
@@ -89,8 +75,7 @@ class Registration:
     def settings(self) -> Settings:
         """As the page has them now."""
         values = {name: self._page.state[name] for name in _SETTINGS}
-        values.update({name: int(values[name] or 0) for name in _WHOLE})
-        values.update({name: float(values[name] or 0) for name in _REAL})
+        values.update({name: None for name in _OPEN if values[name] == ""})
         return Settings(**values)
 
     def _take_preset(self) -> None:
@@ -100,12 +85,12 @@ class Registration:
     def _refresh(self) -> None:
         """Say on the button what it does, or what is missing; grey out what has no effect."""
         settings, running = self.settings, self._job is not None
-        lacking = missing(self._inputs.selection, settings)
+        lacking = missing(self._inputs.given, settings)
         self._page.set(
             preset=preset_of(settings, self._presets),
             button=button_text(lacking, running, bool(self._page.state.cancelling)),
             ready=lacking is None or running,
-            enabled=enabled(settings, self._inputs.selection),
+            enabled=enabled(settings, self._inputs.given),
             model_text=model_text(settings.model, self._models),
             device_text=device_text(self._devices, settings.device),
         )
@@ -113,7 +98,7 @@ class Registration:
     def chosen(self) -> None:
         """An image was chosen: a registration is likely, so its process warms up."""
         self._refresh()
-        if self._devices is None and self._inputs.selection.fixed:
+        if self._devices is None and self._inputs.given.fixed:
             self._devices = {}
             self._page.task(self._ask_devices())
 
@@ -125,11 +110,11 @@ class Registration:
 
     def press(self) -> None:
         """The button: register, or cancel what is running."""
-        if self._page.state.model not in self._model_names:
+        if self._page.state.model not in [choice.value for choice in self._model_choices]:
             # A path, which only someone who goes round the page can have set.
             self._page.fail("Choose one of the models in the list.")
         elif self._job is None:
-            if missing(self._inputs.selection, self.settings) is None:
+            if missing(self._inputs.given, self.settings) is None:
                 self._page.task(self.run())
         elif not self._page.state.cancelling:
             self._page.set(cancelling=True)
@@ -141,8 +126,7 @@ class Registration:
         name = uuid.uuid4().hex
         folder = self._page.folder / "jobs" / name
         folder.mkdir(parents=True)
-        inputs = Inputs(**{role: path for role, path in vars(self._inputs.selection).items() if path})
-        self._job = make_job(name, inputs, str(folder), self.settings, watch=True)
+        self._job = make_job(name, self._inputs.given, str(folder), self.settings, watch=True)
         self._page.set(running=True, cancelling=False, progress=0, progress_text=progress_text("start"), error="")
         self._refresh()
         try:
@@ -197,3 +181,8 @@ class Registration:
     async def close(self) -> None:
         """End the process that registers."""
         await self._runner.close()
+
+
+def entries(choices: Iterable[Choice]) -> List[Dict[str, str]]:
+    """Choices as the items of a list on the page."""
+    return [{"title": choice.text, "value": choice.value} for choice in choices]

@@ -366,7 +366,7 @@ class Worker:
 
 def models(id: str) -> Event:
     """The answer to ``models``."""
-    from ..engine.models.files import list_models
+    from ..engine.models.listing import list_models
 
     return Event("done", id, models=[model.to_dict() for model in list_models()])
 

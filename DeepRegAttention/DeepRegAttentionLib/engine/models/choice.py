@@ -9,8 +9,8 @@ import SimpleITK as sitk
 
 from ..errors import LicenceError
 from ..intensity import background_value
-from .files import ModelFile
 from .info import ModelInfo
+from .listing import ModelFile
 
 EXTENT_FACTOR = 1.6
 """A model suits images whose extent differs from its own by at most this factor along each axis."""

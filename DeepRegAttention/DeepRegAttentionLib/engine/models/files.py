@@ -1,8 +1,7 @@
-"""Model files and the list of the shipped ones.
+"""Model files: found, read, written, and put into the list of the shipped ones.
 
 A model file is a ``.safetensors`` file: weights, and in its header one JSON document, the :class:`ModelInfo`.
-Opening one never runs code. This module imports torch only to load and save weights, so the list of models can be
-shown without it.
+Opening one never runs code. This module imports torch only to load and save weights.
 """
 
 from __future__ import annotations
@@ -10,64 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Mapping, Optional, Union
 
 import safetensors
 
 from ..errors import ModelError, OutputError, suggestion
 from ..networks import build_network
+from ..options import MODEL_SUFFIX
 from ..resources import resource_folder
-from .info import SUFFIX, ModelInfo, require
+from .info import ModelInfo, require
+from .listing import LIST_NAME, SCHEMA, ModelFile, list_models, require_schema
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 MAX_BYTES = 8_000_000
-LIST_NAME = "models.json"
-SCHEMA = 1
 
 _HEADER_KEY = "deepreg_attention"
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """A model and where it lies."""
-
-    info: ModelInfo = field(hash=False)
-    path: Path
-    sha256: str
-    """What the list of models promises; of a file that is in no list, what it was when it was found."""
-
-    def to_dict(self) -> Dict[str, Any]:
-        """What it says of itself and its file, with the size in bytes, as plain values for JSON."""
-        size = self.path.stat().st_size if self.path.is_file() else None
-        return {"file": str(self.path), "size": size, "sha256": self.sha256, **self.info.to_dict()}
-
-
-def list_models(folder: Optional[Path] = None) -> List[ModelFile]:
-    """The models that come with the program, or those of another folder, from its ``models.json``.
-
-    Raises ModelError if that file is missing, not JSON, of another schema, or an entry of it is wrong.
-    """
-    folder = resource_folder("Models") if folder is None else folder
-    path = folder / LIST_NAME
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"The list of models {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise ModelError(f"The list of models {path} is not valid JSON: {error}.") from error
-    _require_schema(document, f"The list of models {path}")
-    entries = document.get("models")
-    require(isinstance(entries, list), "models", f"a list in {path}", entries)
-    models = [_listed_model(entry, folder) for entry in entries]
-    _require_unique([model.info.name for model in models], path)
-    return models
 
 
 def find_model(name_or_path: Union[str, Path], folder: Optional[Path] = None) -> ModelFile:
@@ -75,14 +37,16 @@ def find_model(name_or_path: Union[str, Path], folder: Optional[Path] = None) ->
 
     Raises ModelError if there is none; for a name it says which there are.
     """
-    if str(name_or_path).endswith(SUFFIX):
+    if str(name_or_path).endswith(MODEL_SUFFIX):
         return _model_file(Path(name_or_path))
     models = {model.info.name: model for model in list_models(folder)}
     name = str(name_or_path)
     if name in models:
         return models[name]
     if not models:
-        raise ModelError(f"There is no model “{name}”: no models are installed; give the path of a {SUFFIX} file.")
+        raise ModelError(
+            f"There is no model “{name}”: no models are installed; give the path of a {MODEL_SUFFIX} file."
+        )
     raise ModelError(f"There is no model “{name}”{suggestion(name, models)}; the models are {', '.join(models)}.")
 
 
@@ -147,7 +111,7 @@ def save_model(network: nn.Module, info: ModelInfo, path: Path, half: bool = Tru
     """
     import safetensors.torch
 
-    require(str(path).endswith(SUFFIX), "The path of a model file", f"one that ends with {SUFFIX}", path)
+    require(str(path).endswith(MODEL_SUFFIX), "The path of a model file", f"one that ends with {MODEL_SUFFIX}", path)
     weights = {name: _stored(tensor, half) for name, tensor in network.state_dict().items()}
     _require_fit(build_network(info.network, info.configuration), weights, "The network")
     header = {_HEADER_KEY: json.dumps({"schema": SCHEMA, **info.to_dict()}, ensure_ascii=False)}
@@ -186,18 +150,6 @@ def _model_file(path: Path) -> ModelFile:
     return ModelFile(_header_info(content, path), path, hashlib.sha256(content).hexdigest())
 
 
-def _listed_model(entry: Any, folder: Path) -> ModelFile:
-    require(isinstance(entry, dict), "An entry of the list of models", "an object", entry)
-    values = dict(entry)
-    file, sha256 = str(values.pop("file", "")), str(values.pop("sha256", ""))
-    # A plain file name: a list must not point outside its folder.
-    plain = file.endswith(SUFFIX) and not re.search(r"[/\\:]", file)
-    require(plain, "file in the list of models", f"the name of a {SUFFIX} file", file)
-    is_hash = re.fullmatch("[0-9a-f]{64}", sha256) is not None
-    require(is_hash, f"sha256 of {file}", "64 hexadecimal digits", sha256)
-    return ModelFile(ModelInfo.from_mapping(values), folder / file, sha256)
-
-
 def _read_model_file(path: Path) -> bytes:
     """The bytes of well-formed safetensors: read once, so that what is checked is what is used."""
     try:
@@ -221,7 +173,7 @@ def _header_info(content: bytes, path: Path) -> ModelInfo:
         document = json.loads(text)
     except ValueError as error:
         raise ModelError(f"The description in the model file {path} is not valid JSON: {error}.") from error
-    _require_schema(document, f"The description in the model file {path}")
+    require_schema(document, f"The description in the model file {path}")
     values = {key: value for key, value in document.items() if key != "schema"}
     return ModelInfo.from_mapping(values)
 
@@ -262,14 +214,3 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
     except OSError as error:
         raise OutputError(f"The file {target} cannot be written: {error.strerror}.") from error
-
-
-def _require_schema(document: Any, what: str) -> None:
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise ModelError(f"{what} is not of schema {SCHEMA}; it was made by another version of the program.")
-
-
-def _require_unique(names: List[str], path: Path) -> None:
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ModelError(f"The list of models {path} has the name “{twice[0]}” more than once.")

@@ -10,8 +10,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from ..errors import ModelError
 from ..intensity import IntensityRecipe
 from ..networks import NETWORKS
-
-SUFFIX = ".safetensors"
+from ..options import MODEL_SUFFIX
 
 _RESERVED_NAMES = ("auto", "none")
 _TEXTS = ("modality", "anatomy", "description", "training_data", "licence", "restriction", "citation", "version")
@@ -126,7 +125,7 @@ def require(fulfilled: bool, what: str, wanted: str, value: Any) -> None:
 def _require_name(name: Any) -> None:
     valid = isinstance(name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) and name not in _RESERVED_NAMES
     wanted = "lower-case letters, digits, dots, hyphens and underscores, and neither auto nor none"
-    require(bool(valid) and not str(name).endswith(SUFFIX), "The name of a model", wanted, name)
+    require(bool(valid) and not str(name).endswith(MODEL_SUFFIX), "The name of a model", wanted, name)
 
 
 def _require_keys(kind: type, values: Mapping[str, Any], where: str) -> None:
