@@ -9,9 +9,9 @@ import torch
 from DeepRegAttentionLib.engine import preview
 from DeepRegAttentionLib.engine.errors import CancelledError
 from DeepRegAttentionLib.engine.geometry import displacement_transform, voxels_to_mm, working_grid
-from DeepRegAttentionLib.engine.images import warp_image
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
+from DeepRegAttentionLib.engine.resampling import warp_image
 from helpers.images import blob_image
 
 OPTIONS = RegistrationOptions(model="none", prealign="none", refine=3, spacing=4.0)
@@ -60,7 +60,9 @@ def test_register_shows_the_same_result_watched_or_not(images) -> None:
     seen = []
     watched, alone = register(*images, OPTIONS, watch=seen.append), register(*images, OPTIONS)
     assert seen
-    np.testing.assert_allclose(*(sitk.GetArrayFromImage(result.displacement) for result in (watched, alone)), atol=1e-3)
+    np.testing.assert_allclose(
+        *(sitk.GetArrayFromImage(result.displacement()) for result in (watched, alone)), atol=1e-3
+    )
 
 
 def test_who_watches_may_stop(images) -> None:

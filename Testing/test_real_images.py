@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import SimpleITK as sitk
-from DeepRegAttentionLib.engine.images import read_image, warp_image
+from DeepRegAttentionLib.engine.images import read_image
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
+from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.result import RegistrationResult
 from helpers.places import MODULE, real_data
 

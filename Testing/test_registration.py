@@ -11,12 +11,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.engine import deform as deform_module
-from DeepRegAttentionLib.engine import errors
+from DeepRegAttentionLib.engine import errors, geometry, registration, resampling
 from DeepRegAttentionLib.engine import method as method_module
 from DeepRegAttentionLib.engine.evaluation import evaluate_labels, evaluate_landmarks
+from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, transform_points
 from DeepRegAttentionLib.engine.method import choose_method, likely_steps
+from DeepRegAttentionLib.engine.metrics import similarity
 from DeepRegAttentionLib.engine.models import listing as models_module
 from DeepRegAttentionLib.engine.models.choice import foreground_extent
 from DeepRegAttentionLib.engine.models.files import load_model, read_model_info, save_model
@@ -27,6 +29,8 @@ from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import Guidance, register
 from DeepRegAttentionLib.engine.result import MAP_MEANINGS, RegistrationResult
 from helpers.images import blob_image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 ALONE = RegistrationOptions(model="none", prealign="none", refine=20, spacing=2.0)
 MOVING_GRID = {"size": (40, 44, 36), "spacing": (1.6, 1.3, 1.9), "degrees": (-9.0, 14.0, -22.0)}
@@ -105,7 +109,7 @@ def test_the_true_motion_is_found_in_the_true_direction(pair, result):
 
 def test_simpleitk_applies_the_written_transform_as_we_did(pair, result, tmp_path):
     fixed, moving = pair
-    result.save(tmp_path)
+    result.save(tmp_path, displacement=True)
     transform = sitk.ReadTransform(str(tmp_path / "transform.h5"))
     warped = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
     ours = sitk.ReadImage(str(tmp_path / "warped.nii.gz"))
@@ -128,15 +132,89 @@ def test_the_inverse_leads_back_and_forth(pair, result):
         assert np.linalg.norm(there_and_back - points, axis=1).max() < 0.1
 
 
-def test_the_jacobian_is_that_of_the_displacement(pair, result):
+def test_the_jacobian_is_that_of_the_transform_on_its_own_grid(pair, result):
+    jacobian = result.maps["jacobian"]
+    target = jacobian.GetSize(), jacobian.GetOrigin(), jacobian.GetSpacing(), jacobian.GetDirection()
+    field = sitk.TransformToDisplacementField(result.transform, sitk.sitkVectorFloat64, *target)
     # ITK's filter differentiates along the grid's axes and takes the vectors' components to lie along them too.
-    direction = np.array(result.displacement.GetDirection()).reshape(3, 3)
-    along_axes = sitk.GetImageFromArray(sitk.GetArrayFromImage(result.displacement) @ direction, isVector=True)
-    along_axes.SetSpacing(result.displacement.GetSpacing())
+    direction = np.array(field.GetDirection()).reshape(3, 3)
+    along_axes = sitk.GetImageFromArray(sitk.GetArrayFromImage(field) @ direction, isVector=True)
+    along_axes.SetSpacing(field.GetSpacing())
     oracle = sitk.DisplacementFieldJacobianDeterminant(along_axes)
     inner = (slice(2, -2),) * 3
-    difference = sitk.GetArrayFromImage(oracle) - sitk.GetArrayFromImage(result.maps["jacobian"])
+    difference = sitk.GetArrayFromImage(oracle) - sitk.GetArrayFromImage(jacobian)
     assert np.abs(difference[inner]).max() < 1e-3
+
+
+def test_maps_lie_on_the_working_grid_as_far_as_the_fixed_image_reaches(pair, result):
+    jacobian, fixed = Grid.of(result.maps["jacobian"]), Grid.of(pair[0])
+    assert jacobian.spacing == (2.0, 2.0, 2.0)
+    assert np.allclose(jacobian.direction, fixed.direction)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(fixed.size) - 1)
+    points = corners @ fixed.index_to_point[:3, :3].T + fixed.origin
+    index = (points - jacobian.origin) @ np.linalg.inv(jacobian.voxel_to_mm).T
+    last = np.array(jacobian.size) - 1
+    # The outermost voxels lie between its points, or half a voxel outside, and no point lies further away.
+    assert index.min() > -0.5
+    assert (index - last).max() < 0.5
+    assert index.min(axis=0).max() < 1
+    assert (last - index.max(axis=0)).max() < 1
+    padded = result.metrics["working_grid"]["size"]
+    assert all(a <= b for a, b in zip(jacobian.size, padded))
+    assert jacobian.size != tuple(padded)
+
+
+def test_the_differences_are_made_when_they_are_asked_for(pair, monkeypatch):
+    made: list[object] = []
+    original = registration.difference_map
+    monkeypatch.setattr(registration, "difference_map", lambda *what: made.append(what) or original(*what))
+    result = register(*pair, dataclasses.replace(ALONE, refine=1))
+    assert not made
+    assert {"difference_before", "difference_after"} <= set(result.maps)
+    assert not made
+    for name in ("difference_before", "difference_after", "difference_after"):
+        image = result.maps[name]
+        assert Grid.of(image) == Grid.of(pair[0])
+    assert len(made) == 2
+
+
+def test_the_differences_become_smaller(result):
+    before, after = (np.abs(sitk.GetArrayFromImage(result.maps[f"difference_{when}"])) for when in ("before", "after"))
+    assert after.mean() < 0.5 * before.mean()
+
+
+def test_no_field_at_every_voxel_is_made_unless_it_is_asked_for(pair, tmp_path, monkeypatch):
+    def refuse(*arguments: object) -> None:
+        pytest.fail("a field on the fixed grid was made")
+
+    fixed = sitk.Resample(
+        pair[0],
+        [4 * n for n in pair[0].GetSize()],
+        sitk.Transform(),
+        sitk.sitkLinear,
+        pair[0].GetOrigin(),
+        [s / 4 for s in pair[0].GetSpacing()],
+        pair[0].GetDirection(),
+    )
+    voxels = fixed.GetNumberOfPixels()
+    largest: list[int] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            largest.append(max((t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor)), default=0))
+            return out
+
+    monkeypatch.setattr(sitk, "TransformToDisplacementField", refuse)
+    monkeypatch.setattr(resampling, "_SLAB", voxels // 16)
+    monkeypatch.setattr(geometry, "_SLAB", voxels // 16)
+    with Watch():
+        result = register(fixed, pair[1], dataclasses.replace(ALONE, refine=1, spacing=4.0))
+        result.save(tmp_path)
+    assert voxels / 64 < max(largest) < voxels
+    assert not list(tmp_path.glob("displacement*"))
+    vectors = [name for name, image in result.maps.items() if image.GetNumberOfComponentsPerPixel() > 1]
+    assert all(3 * result.maps[name].GetNumberOfPixels() < voxels for name in vectors)
 
 
 def test_prealignment_and_deformation_together(pair):
@@ -167,8 +245,9 @@ def test_a_network_explains_itself_in_millimetres(pair, model_file):
     result = register(*pair, dataclasses.replace(ALONE, model=model_file, refine=0))
     assert {"jacobian", "driving_force", "driving_force_magnitude", "attention", "certainty"} <= set(result.maps)
     assert set(result.maps) <= set(MAP_MEANINGS)
+    own = {image.GetSize() for name, image in result.maps.items() if not name.startswith("difference")}
+    assert own == {result.maps["jacobian"].GetSize()}
     for name, image in result.maps.items():
-        assert image.GetSize() == pair[0].GetSize(), name
         assert np.allclose(image.GetDirection(), pair[0].GetDirection()), name
     attention = sitk.GetArrayFromImage(result.maps["attention"])
     assert 0 <= attention.min() < attention.max() <= 1
@@ -190,6 +269,32 @@ def test_maps_of_a_method_that_has_none_are_absent(result, tmp_path):
 
 def test_no_maps_means_the_jacobian_alone(pair):
     assert set(register(*pair, dataclasses.replace(ALONE, maps=False, refine=1)).maps) == {"jacobian"}
+
+
+def test_similarity_is_measured_at_some_voxels_of_a_large_image(pair, result, monkeypatch):
+    assert result.metrics["similarity_voxels"] == {"steps": [1, 1, 1], "size": list(pair[0].GetSize())}
+    monkeypatch.setattr(registration, "_MEASURED_VOXELS", 9_000)
+    some = register(*pair, ALONE)
+    assert some.metrics["similarity_voxels"] == {"steps": [3, 2, 1], "size": [15, 18, 28]}
+    for stage, measured in some.metrics["similarity"].items():
+        whole = result.metrics["similarity"][stage]
+        assert measured["ncc"] == pytest.approx(whole["ncc"], abs=0.02)
+        assert measured["mse"] == pytest.approx(whole["mse"], rel=0.2, abs=1e-4)
+
+
+def test_similarity_is_that_of_the_warped_image(pair, result):
+    expected = similarity(pair[0], sitk.Clamp(result.warped, sitk.sitkFloat32, 0))
+    assert result.metrics["similarity"]["after"]["nmi"] == pytest.approx(expected["nmi"], abs=0.02)
+
+
+def test_a_small_mask_is_not_missed_between_the_measured_voxels(pair, monkeypatch):
+    monkeypatch.setattr(registration, "_MEASURED_VOXELS", 500)
+    mask = sitk.Image(pair[0].GetSize(), sitk.sitkUInt8)
+    mask.CopyInformation(pair[0])
+    mask[21:23, 17:19, 13:15] = 1
+    metrics = register(*pair, dataclasses.replace(ALONE, refine=1, spacing=4.0), Guidance(fixed_mask=mask)).metrics
+    assert metrics["similarity_voxels"]["steps"] == [1, 1, 1]
+    assert np.isfinite(metrics["jacobian"]["mean"])
 
 
 def test_warped_keeps_the_pixel_type(pair):
@@ -231,7 +336,8 @@ def test_a_regularization_map_stiffens_where_it_is_high(pair):
     image = sitk.GetImageFromArray(stiff)
     image.CopyInformation(pair[0])
     result = register(*pair, ALONE, Guidance(regularization_map=image))
-    spread = np.abs(np.log(sitk.GetArrayFromImage(result.maps["jacobian"]).clip(0.05)))
+    jacobian = result.maps["jacobian"]
+    spread, points = np.abs(np.log(sitk.GetArrayFromImage(jacobian).clip(0.05))), _points(jacobian)
     near = np.abs(points - (31.0, -57.0, 112.0)).max(axis=1).reshape(spread.shape) < 14
     x = points[:, 0].reshape(spread.shape)
     assert spread[near & (x > 35)].mean() < 0.5 * spread[near & (x < 27)].mean()
@@ -383,7 +489,7 @@ def test_what_a_model_without_refinement_ignores_is_said(pair, model_file, tmp_p
 
 
 def test_the_same_input_gives_the_same_result(pair):
-    fields = [sitk.GetArrayFromImage(register(*pair, ALONE).displacement) for _ in range(2)]
+    fields = [sitk.GetArrayFromImage(register(*pair, ALONE).displacement()) for _ in range(2)]
     assert np.abs(fields[0] - fields[1]).max() < 1e-3
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DeepRegAttentionLib.engine.images import warp_image
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
 from DeepRegAttentionLib.engine.models.files import find_model, load_model, register_model, save_model
 from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.models.listing import list_models
 from DeepRegAttentionLib.engine.networks import build_network
+from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.training.options import read_training_options
 from helpers.images import blob_image

@@ -197,11 +197,11 @@ def test_a_job_leaves_what_register_returns(worker, make_job, images):
     moving = sitk.ReadImage(images["moving"])
     expected = register(sitk.ReadImage(images["fixed"]), moving, RegistrationOptions(**options))
     folder = Path(job.folder)
-    wanted = {"warped", "warped_labels", "displacement", *expected.maps}
+    wanted = {"warped", "warped_labels", *expected.maps}
     others = {"transform.h5", "inverse_transform.h5", "metrics.json"}
     assert set(files_in(job.folder)) == {f"{name}.nrrd" for name in wanted} | others
     assert {"jacobian", "attention", "driving_force"} <= wanted & set(MAP_MEANINGS)
-    found = {"warped": expected.warped, "displacement": expected.displacement, **expected.maps}
+    found = {"warped": expected.warped, **expected.maps}
     for name, image in found.items():
         np.testing.assert_allclose(array(folder / f"{name}.nrrd"), sitk.GetArrayFromImage(image), atol=1e-4)
     assert b"encoding: raw" in (folder / "warped.nrrd").read_bytes()[:2000]

@@ -27,12 +27,13 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.geometry import Grid
-from DeepRegAttentionLib.engine.images import read_image, warp_image
+from DeepRegAttentionLib.engine.images import read_image
 from DeepRegAttentionLib.engine.maps import jacobian_map
 from DeepRegAttentionLib.engine.metrics import dice, hd95, jacobian_statistics, mean_over_labels
 from DeepRegAttentionLib.engine.models.listing import ModelFile, list_models
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
+from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.training.cases import Case, Pair, choose_pairs, read_cases, select
 from DeepRegAttentionLib.training.data import some_pairs
@@ -226,7 +227,10 @@ def unregistered(fixed: sitk.Image, moving: sitk.Image) -> Found:
 def ours(model: str, steps: int = 0) -> Method:
     def run(fixed: sitk.Image, moving: sitk.Image) -> Found:
         result = register(fixed, moving, RegistrationOptions(model=model, prealign="none", refine=steps))
-        return Found(result.transform, result.maps["jacobian"])
+        # On the fixed grid, as that of the other programs.
+        chain = sitk.CompositeTransform(result.transform)
+        field = sitk.DisplacementFieldTransform(chain.GetNthTransform(chain.GetNumberOfTransforms() - 1))
+        return Found(result.transform, jacobian_map(field, Grid.of(fixed)))
 
     return run
 

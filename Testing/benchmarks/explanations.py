@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from accuracy import TASKS, read_pair, reporting_pairs
 from DeepRegAttentionLib.engine.errors import ModelError
+from DeepRegAttentionLib.engine.geometry import Grid, resample
 from DeepRegAttentionLib.engine.models.files import find_model
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
@@ -67,20 +68,20 @@ def _ask(result: RegistrationResult, fixed: sitk.Image, labels: sitk.Image) -> d
     """For each map, an answer to each of ``QUESTIONS``."""
     inside = sitk.GetArrayFromImage(fixed) > 0
     chosen = np.flatnonzero(inside)[:: max(1, int(inside.sum()) // VOXELS)]
-    displacement = sitk.GetArrayFromImage(result.displacement)
+    displacement = sitk.GetArrayFromImage(result.displacement())
     length = np.linalg.norm(displacement, axis=-1).flat[chosen]
     strain = _strain(displacement, fixed.GetSpacing()).flat[chosen]
     border = _border(labels).flat[chosen]
     answers = {}
     for name in (name for name in MAPS if name in result.maps):
-        values = _told(result, name).flat[chosen]
+        values = _told(result, name, fixed).flat[chosen]
         more = mannwhitneyu(values[border], values[~border]).statistic / (border.sum() * (~border).sum())
         answers[name] = [spearmanr(values, length)[0], spearmanr(values, strain)[0], more]
     return answers
 
 
-def _told(result: RegistrationResult, name: str) -> np.ndarray:
-    values = sitk.GetArrayFromImage(result.maps[name])
+def _told(result: RegistrationResult, name: str, fixed: sitk.Image) -> np.ndarray:
+    values = sitk.GetArrayFromImage(resample(result.maps[name], Grid.of(fixed)))
     return 1 - values if name == "regularization" else values
 
 
@@ -102,7 +103,7 @@ def draw(result: RegistrationResult, fixed: sitk.Image, labels: sitk.Image, path
     pictures = {
         "fixed": fixed,
         "warped": result.warped,
-        **{name: result.maps[name] for name in MAPS if name in result.maps},
+        **{name: resample(result.maps[name], Grid.of(fixed)) for name in MAPS if name in result.maps},
     }
     figure = Figure(figsize=(3.2 * len(pictures), 4.2), layout="constrained")
     FigureCanvasAgg(figure)

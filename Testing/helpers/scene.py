@@ -159,15 +159,7 @@ def synthetic_images() -> Tuple[sitk.Image, sitk.Image]:
 def synthetic_result(fixed: sitk.Image, moving: sitk.Image, labels: bool = True) -> RegistrationResult:
     """A result whose transform and maps are known."""
     transform, inverse = known_transform(fixed)
-    size, origin, spacing, direction = (
-        fixed.GetSize(),
-        fixed.GetOrigin(),
-        fixed.GetSpacing(),
-        fixed.GetDirection(),
-    )
-    displacement = sitk.TransformToDisplacementField(
-        transform, sitk.sitkVectorFloat32, size, origin, spacing, direction
-    )
+    size = fixed.GetSize()
     warped = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
     ramp = np.broadcast_to(np.linspace(0, 1, size[0], dtype=np.float32), size[::-1]).copy()
     force = np.zeros((*size[::-1], 3), np.float32)
@@ -198,7 +190,7 @@ def synthetic_result(fixed: sitk.Image, moving: sitk.Image, labels: bool = True)
         },
         "seconds": {"network": 1.5},
     }
-    return RegistrationResult(warped, transform, inverse, displacement, maps, metrics, numbers if labels else None)
+    return RegistrationResult(warped, transform, inverse, maps, metrics, numbers if labels else None)
 
 
 def to_lps(point) -> np.ndarray:

@@ -121,6 +121,14 @@ Maps = Annotated[
     Optional[bool],
     _option("Whether the maps that explain the result are made.", _OUTPUT, "--maps/--no-maps", default="maps"),
 ]
+Displacement = Annotated[
+    bool,
+    typer.Option(
+        "--displacement",
+        help="Also write the total displacement at every voxel; transform.h5 holds the same, on a coarser grid.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Report = Annotated[bool, typer.Option("--report", help="Also write report.html.", rich_help_panel=_OUTPUT)]
 Format = Annotated[str, typer.Option(help="Of the images: nii.gz or nrrd.", rich_help_panel=_OUTPUT)]
 Device = Annotated[Optional[str], _choice("Where the network runs", device_choices(), _COMPUTER, _DEFAULTS.device)]

@@ -79,8 +79,8 @@ def tissue_overlap(
     """
     import SimpleITK as sitk
 
-    from ..engine.images import warp_image
     from ..engine.metrics import dice, tissue_classes
+    from ..engine.resampling import warp_image
 
     classes = tissue_classes(moving)
     linear = sitk.CompositeTransform(result.transform).GetNthTransform(0)

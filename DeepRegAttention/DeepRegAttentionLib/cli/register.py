@@ -41,6 +41,7 @@ def register(
     labels: a.Labels = None,
     fixed_labels: a.FixedLabels = None,
     maps: a.Maps = None,
+    displacement: a.Displacement = False,
     report: a.Report = False,
     format: a.Format = "nii.gz",
     device: a.Device = None,
@@ -59,7 +60,7 @@ def register(
     with silent_libraries():
         case = read_case(given, options, _option_name)
     result = run(case, options)
-    save(result, case, output, extension, report)
+    save(result, case, output, extension, report, displacement=displacement)
     show(result, output)
 
 
@@ -86,11 +87,12 @@ def save(
     extension: str = ".nii.gz",
     report: bool = False,
     label_names: Optional[Mapping[int, str]] = None,
+    displacement: bool = False,
 ) -> None:
     """Write the result folder and, if wanted, the report in it."""
     messages.print("writing the result …", highlight=False)
     with silent_libraries():
-        result.save(folder, extension)
+        result.save(folder, extension, displacement=displacement)
     if report:
         from ..report.page import write_report
 

@@ -59,7 +59,8 @@ def _warp_points(input: Path, transform: Path, output: Path) -> None:
 
 def _warp_image(input: Path, transform: Path, reference: Path, output: Path, labels: bool) -> None:
     from ..case import read_transform, read_volume
-    from ..engine.images import read_image, warp_image
+    from ..engine.images import read_image
+    from ..engine.resampling import warp_image
     from .files import write_image
 
     target = read_image(reference)

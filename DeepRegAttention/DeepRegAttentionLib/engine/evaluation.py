@@ -7,9 +7,9 @@ from typing import Any, Dict, Optional
 import SimpleITK as sitk
 
 from .clock import Report, share
-from .images import warp_image
 from .landmarks import Landmarks
 from .metrics import dice, hd95, mean_over_labels, require_labels, summary, tre
+from .resampling import warp_image
 from .result import RegistrationResult
 
 

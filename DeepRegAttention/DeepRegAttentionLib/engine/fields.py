@@ -124,7 +124,7 @@ def invert(
     tolerance: float = 1e-3,
     progress: Optional[Callable[[float], None]] = None,
 ) -> Tensor:
-    """The displacement w with ``w(x) + u(x + w(x)) = 0``, by Newton steps with the interpolated Jacobian.
+    """The displacement w with ``w(x) + u(x + w(x)) = 0``, by fixed-point and then Newton steps.
 
     Parameters
     ----------
@@ -137,33 +137,56 @@ def invert(
     progress : callable, optional
         Gets roughly the fraction done, before each step; may raise to stop.
     """
-    newton = _inverse_jacobian(displacement)
-    inverse = -displacement
+    return torch.cat([_inverse_of_one(one[None], iterations, tolerance, progress) for one in displacement])
+
+
+def _inverse_of_one(
+    displacement: Tensor, iterations: int, tolerance: float, progress: Optional[Callable[[float], None]]
+) -> Tensor:
+    shape = displacement.shape[2:]
+    axes = [torch.arange(n, device=displacement.device, dtype=torch.float32) for n in shape]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+    slope = gradient(displacement.float()).flatten(1, 2)
+    inverse = -displacement.float()
+    # Enough for most points. Others need steps of Newton's, which cost four times as much, and a few many of them.
+    for _ in range(3):
+        inverse = -warp(displacement, inverse)
+    inverse = inverse[0].flatten(1)
+    left = torch.arange(points.shape[1], device=points.device)
     for n in range(iterations):
         if progress is not None:
             progress(1 - 0.8**n)
-        residual = inverse + warp(displacement, inverse)
-        if residual.abs().amax() < tolerance:
+        where = points[:, left] + inverse[:, left]
+        residual = inverse[:, left] + _at_points(displacement, where)
+        far = residual.abs().amax(dim=0) >= tolerance
+        if not far.any():
             break
+        left, residual = left[far], residual[:, far]
         # Where the slope jumps between voxels full steps can swing to and fro for ever.
         length = 1.0 if n < 8 else 0.5
-        inverse = inverse - length * _apply_matrix(warp(newton, inverse), residual)
-    return inverse
+        inverse[:, left] -= length * _newton_step(_at_points(slope, where[:, far]), residual)
+    return inverse.reshape(1, 3, *shape)
 
 
-def _inverse_jacobian(displacement: Tensor) -> Tensor:
-    """``(I + grad u)^-1`` as nine channels, row by row."""
-    identity = torch.eye(3, device=displacement.device).reshape(1, 3, 3, 1, 1, 1)
-    matrix = (gradient(displacement.float()) + identity).permute(0, 3, 4, 5, 1, 2)
-    # Folds have no inverse: a damped one keeps the iteration finite there.
-    determinant = torch.linalg.det(matrix)
-    safe = torch.where((determinant > 0.05)[..., None, None], matrix, identity.reshape(3, 3))
-    return torch.linalg.inv(safe).permute(0, 4, 5, 1, 2, 3).flatten(1, 2)
+def _at_points(field: Tensor, points: Tensor) -> Tensor:
+    """A field ``(1, C, K, J, I)`` at points ``(3, P)`` in voxels (k, j, i), its border value beyond: ``(C, P)``."""
+    scale = torch.tensor([2.0 / max(n - 1, 1) for n in field.shape[2:]], device=field.device)
+    # An even number, which two and more threads can share.
+    where = F.pad((points * scale[:, None] - 1).flip(0), (0, -points.shape[1] % 8)).T
+    return sample(field.float(), where[None, :, None, None])[0].flatten(1)[:, : points.shape[1]]
 
 
-def _apply_matrix(matrix: Tensor, vector: Tensor) -> Tensor:
-    rows = matrix.unflatten(1, (3, 3))
-    return (rows * vector[:, None]).sum(dim=2)
+def _newton_step(slope: Tensor, residual: Tensor) -> Tensor:
+    """``(I + slope)^-1 residual`` by Cramer's rule; slopes ``(9, P)`` row by row, residuals ``(3, P)``."""
+    a, b, c = (slope[row::3] for row in range(3))
+    identity = torch.eye(3, device=slope.device)[..., None]
+    a, b, c = a + identity[0], b + identity[1], c + identity[2]
+    across = torch.linalg.cross(b, c, dim=0)
+    determinant = (a * across).sum(dim=0)
+    columns = across, torch.linalg.cross(c, a, dim=0), torch.linalg.cross(a, b, dim=0)
+    solved = torch.stack([(residual * column).sum(dim=0) for column in columns])
+    # Folds have no inverse: a plain step keeps the iteration finite there.
+    return torch.where(determinant > 0.05, solved / determinant.clamp(min=0.05), residual)
 
 
 def resize(image: Tensor, shape: Sequence[int]) -> Tensor:

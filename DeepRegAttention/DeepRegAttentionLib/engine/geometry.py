@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 Vector = Tuple[float, float, float]
+Change = Callable[[np.ndarray], np.ndarray]
+
+# Voxels that are averaged at once.
+_SLAB = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,65 @@ class Grid:
         """The middle of the volume, LPS mm."""
         return (self.index_to_point @ np.append((np.array(self.size) - 1) / 2, 1))[:3]
 
+    def part(self, where: Tuple[slice, slice, slice]) -> Grid:
+        """The grid of the voxels between two indices along each axis, in the order k, j, i of arrays."""
+        ends = [(cut.start, cut.stop) for cut in reversed(where)]
+        first = self.index_to_point @ np.array([*(start for start, _ in ends), 1])
+        size = [stop - start for start, stop in ends]
+        return Grid((size[0], size[1], size[2]), self.spacing, tuple(first[:3].tolist()), self.direction)
+
+    def covering(self, other: Grid) -> Tuple[slice, slice, slice]:
+        """The voxels of this grid that those of another one, with the same axes, lie between: (k, j, i)."""
+        first = np.linalg.inv(self.index_to_point) @ other.index_to_point
+        ends = first @ np.array([[0, 0, 0, 1], [*(np.array(other.size) - 1), 1]]).T
+        low = np.floor(ends[:3, 0] + 1e-3).astype(int).clip(0)
+        high = np.minimum(np.ceil(ends[:3, 1] - 1e-3).astype(int), np.array(self.size) - 1)
+        cuts = [slice(int(a), int(b) + 1) for a, b in zip(low, high)]
+        return cuts[2], cuts[1], cuts[0]
+
     def place(self, image: sitk.Image) -> sitk.Image:
         """Give an image of this size this grid's geometry, in place."""
         image.SetSpacing(self.spacing)
         image.SetOrigin(self.origin)
         image.SetDirection(self.direction)
         return image
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Every so many-th voxel of a grid along each axis, the first one included.
+
+    Attributes
+    ----------
+    steps : tuple of int
+        Along i, j, k.
+    grid : Grid
+        Where those voxels lie.
+    """
+
+    steps: Tuple[int, int, int]
+    grid: Grid
+
+    @classmethod
+    def of(cls, grid: Grid, voxels: int) -> Lattice:
+        """All voxels of a grid, or so few that there are at most `voxels`, about as far apart along each axis."""
+        steps, sizes = [1, 1, 1], np.array(grid.size)
+        while np.prod(-(-sizes // steps)) > voxels:
+            gaps = [step * spacing if step < n else math.inf for step, spacing, n in zip(steps, grid.spacing, sizes)]
+            steps[gaps.index(min(gaps))] += 1
+        i, j, k = steps
+        return cls((i, j, k), _in_steps(grid, steps, grid.origin))
+
+    def of_image(self, image: sitk.Image) -> np.ndarray:
+        """The values of an image there, ``(k, j, i)``: a view, valid as long as the image."""
+        return sitk.GetArrayViewFromImage(image)[tuple(slice(None, None, step) for step in reversed(self.steps))]
+
+
+def _in_steps(grid: Grid, steps: Sequence[int], origin: Vector) -> Grid:
+    """As many voxels as it takes to go over a grid in steps of several voxels along i, j, k, from an origin."""
+    i, j, k = (-(-n // step) for n, step in zip(grid.size, steps))
+    x, y, z = (step * spacing for step, spacing in zip(steps, grid.spacing))
+    return Grid((i, j, k), (x, y, z), origin, grid.direction)
 
 
 def working_grid(fixed: sitk.Image, spacing: float, multiple: int) -> Grid:
@@ -95,13 +152,18 @@ def working_grid(fixed: sitk.Image, spacing: float, multiple: int) -> Grid:
 
 
 def resample(
-    image: sitk.Image, grid: Grid, transform: Optional[sitk.Transform] = None, nearest: bool = False
+    image: sitk.Image,
+    grid: Grid,
+    transform: Optional[sitk.Transform] = None,
+    nearest: bool = False,
+    change: Optional[Change] = None,
 ) -> sitk.Image:
     """An image seen on a grid, through a transform from the grid's points to the image's; 0 outside.
 
-    Where the grid is at least twice as coarse, voxels are averaged first, so that nothing aliases.
+    Where the grid is at least twice as coarse, voxels are averaged first, so that nothing aliases. What `change`
+    makes of each voxel's intensity is seen instead of it; it gets and returns arrays ``(k, j, i)``.
     """
-    source = image if nearest else _average_down(image, grid.spacing)
+    source = image if nearest else _average_down(image, grid.spacing, change)
     return sitk.Resample(
         source,
         grid.size,
@@ -115,14 +177,37 @@ def resample(
     )
 
 
-def _average_down(image: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
+def _average_down(image: sitk.Image, spacing: Sequence[float], change: Optional[Change]) -> sitk.Image:
     # The image's axes may point elsewhere: the finest step of the target is safe in every direction.
     factors = [max(1, math.floor(min(spacing) / own + 1e-3)) for own in image.GetSpacing()]
+    values = sitk.GetArrayViewFromImage(image)
     if max(factors) == 1:
-        return image
-    missing = [-size % factor for size, factor in zip(image.GetSize(), factors)]
-    padded = sitk.ZeroFluxNeumannPad(image, [0, 0, 0], missing) if any(missing) else image
-    return sitk.BinShrink(sitk.Cast(padded, sitk.sitkFloat32), factors)
+        if change is None:
+            return image
+        return Grid.of(image).place(sitk.GetImageFromArray(change(values).astype(np.float32, copy=False)))
+    means = _block_means(values, (factors[2], factors[1], factors[0]), change)
+    middle = Grid.of(image).index_to_point @ np.append((np.array(factors) - 1) / 2, 1)
+    grid = _in_steps(Grid.of(image), factors, tuple(middle[:3].tolist()))
+    return grid.place(sitk.GetImageFromArray(means))
+
+
+def _block_means(values: np.ndarray, blocks: Sequence[int], change: Optional[Change]) -> np.ndarray:
+    """Means over blocks of voxels, float32; at the end the last voxels are repeated to fill a block.
+
+    In slabs, so that no second array of the image's size is made.
+    """
+    rows = -(-values.shape[0] // blocks[0])
+    depth = max(1, _SLAB // (blocks[0] * values.shape[1] * values.shape[2]))
+    slabs = []
+    for start in range(0, rows, depth):
+        part = values[start * blocks[0] : (start + depth) * blocks[0]]
+        part = (part if change is None else change(part)).astype(np.float32)
+        missing = [(0, -n % block) for n, block in zip(part.shape, blocks)]
+        mean = torch.from_numpy(np.pad(part, missing, mode="edge") if np.any(missing) else part)
+        for axis, block in enumerate(blocks):
+            mean = mean.unflatten(axis, (-1, block)).mean(axis + 1)
+        slabs.append(mean)
+    return torch.cat(slabs).numpy()
 
 
 def to_tensor(image: sitk.Image, device: Optional[torch.device] = None) -> Tensor:

@@ -14,7 +14,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import DimensionError, EmptyImageError, MaskError, NonFiniteError, SpacingError, UnreadableFileError
-from .intensity import background_value
 
 PathLike = Union[str, Path]
 
@@ -77,8 +76,8 @@ def write_complete(image: sitk.Image, path: PathLike, compress: bool = True) -> 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def check_image(image: sitk.Image, role: str) -> sitk.Image:
-    """The image as 32-bit floating point, or an error that says what is wrong with it.
+def check_image(image: sitk.Image, role: str) -> None:
+    """Refuse an image that cannot be registered, with an error that says what is wrong with it.
 
     Parameters
     ----------
@@ -88,14 +87,12 @@ def check_image(image: sitk.Image, role: str) -> sitk.Image:
         What to call it in the error, for example ``"fixed image"``.
     """
     _check_volume(image, role)
-    image = sitk.Cast(image, sitk.sitkFloat32)
     values = sitk.GetArrayViewFromImage(image)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low + high):
         raise NonFiniteError(f"The {role} holds NaN or infinite voxels.")
     if low == high:
         raise EmptyImageError(f"The {role} is empty: every voxel is {low:g}.")
-    return image
 
 
 def _check_volume(image: sitk.Image, role: str) -> None:
@@ -161,15 +158,3 @@ def check_map(image: sitk.Image) -> sitk.Image:
     if low < 0:
         raise MaskError("The regularization map holds negative strengths.")
     return image
-
-
-def warp_image(
-    image: sitk.Image, reference: sitk.Image, transform: sitk.Transform, nearest: bool = False
-) -> sitk.Image:
-    """An image on the grid of a reference, through a transform from reference to image points.
-
-    Keeps the pixel type; outside the image its background continues (0 with ``nearest``, for label maps).
-    """
-    interpolator = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
-    outside = 0.0 if nearest else background_value(sitk.GetArrayViewFromImage(image))
-    return sitk.Resample(image, reference, transform, interpolator, outside, image.GetPixelID())

@@ -41,30 +41,44 @@ class IntensityRecipe:
             object.__setattr__(self, "window", tuple(self.window))
 
 
-def normalise(array: np.ndarray, recipe: IntensityRecipe) -> np.ndarray:
-    """Apply an intensity recipe.
+@dataclass(frozen=True)
+class Scale:
+    """Intensities between `low` and `high` become 0..1, those beyond are clipped.
 
-    Parameters
-    ----------
-    array : ndarray
-        Finite intensities of a whole image, ``(K, J, I)``.
-    recipe : IntensityRecipe
-        Percentiles are those of the voxels that differ from :func:`background_value`, so neither padding
-        nor the size of the empty surroundings changes the result; nor does scaling or shifting the
-        intensities.
-
-    Returns
-    -------
-    ndarray
-        float32 in 0..1, ``(K, J, I)``; all 0 for an image of one value.
+    An image of one value, of which `high` is not above `low`, becomes 0.
     """
-    low, high = recipe.window or _foreground_range(array, recipe)
-    if not high > low:
-        return np.zeros(array.shape, np.float32)
-    # Subtracted before the rounding to float32: a large offset must not eat the contrast.
-    scaled = np.subtract(array, low, dtype=np.result_type(array.dtype, np.float32))
-    scaled *= 1 / (high - low)
-    return np.clip(scaled, 0, 1, out=scaled).astype(np.float32, copy=False)
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, array: np.ndarray, recipe: IntensityRecipe) -> Scale:
+        """What a recipe says of an image.
+
+        Parameters
+        ----------
+        array : ndarray
+            Finite intensities of a whole image, ``(K, J, I)``.
+        recipe : IntensityRecipe
+            Percentiles are those of the voxels that differ from :func:`background_value`, so neither padding
+            nor the size of the empty surroundings changes the result; nor does scaling or shifting the
+            intensities.
+        """
+        return cls(*(recipe.window or _foreground_range(array, recipe)))
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """The intensities of the image, or of any part of it, as float32 in 0..1."""
+        if not self.high > self.low:
+            return np.zeros(array.shape, np.float32)
+        # Subtracted before the rounding to float32: a large offset must not eat the contrast.
+        scaled = np.subtract(array, self.low, dtype=np.result_type(array.dtype, np.float32))
+        scaled *= 1 / (self.high - self.low)
+        return np.clip(scaled, 0, 1, out=scaled).astype(np.float32, copy=False)
+
+
+def normalise(array: np.ndarray, recipe: IntensityRecipe) -> np.ndarray:
+    """The intensities of a whole image ``(K, J, I)`` as float32 in 0..1; see :meth:`Scale.of`."""
+    return Scale.of(array, recipe)(array)
 
 
 def background_value(array: np.ndarray) -> float:

@@ -1,33 +1,45 @@
-"""From the working grid to images on the fixed grid: the Jacobian and the maps that explain a result."""
+"""The maps that explain a result: those of the working grid stay on it, as they are no finer than it."""
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
+import numpy as np
 import SimpleITK as sitk
+from torch import Tensor
 
-from .clock import Report
 from .fields import jacobian_determinant
-from .geometry import Grid, mm_to_voxels, resample, to_image, to_tensor, voxels_to_mm
+from .geometry import Grid, Lattice, mm_to_voxels, to_image, to_tensor, voxels_to_mm
+from .intensity import Scale
 from .networks.blocks import NetworkOutput
 from .networks.drivenmorph import force_agreement, total_force
+from .resampling import sample_image
+
+# Voxels of a difference image: all of most images, every second or third of a large one.
+_DIFFERENCES = 8_000_000
 
 
-def jacobian_map(deformation: sitk.DisplacementFieldTransform, grid: Grid) -> sitk.Image:
-    """Determinant of the gradient of x + d(x) on every voxel of a grid, by central differences there."""
-    local = resample_vectors(deformation.GetDisplacementField(), grid)
-    return to_image(jacobian_determinant(mm_to_voxels(to_tensor(local), grid)), grid)
+def map_image(tensor: Tensor, own: Grid, fixed: Grid) -> sitk.Image:
+    """A tensor ``(1, C, K, J, I)`` of the working grid as an image, as far as the fixed image reaches."""
+    where = own.covering(fixed)
+    k, j, i = where
+    return to_image(tensor[..., k, j, i], own.part(where))
 
 
-def resample_vectors(field: sitk.Image, grid: Grid) -> sitk.Image:
-    """A vector image on another grid, linearly; the vectors keep their unit. 0 outside."""
-    identity = sitk.Transform(3, sitk.sitkIdentity)
-    target = grid.size, identity, sitk.sitkLinear, grid.origin, grid.spacing, grid.direction
-    return sitk.Resample(field, *target, 0.0, sitk.sitkVectorFloat32)
+def jacobian_map(deformation: sitk.DisplacementFieldTransform, grid: Optional[Grid] = None) -> sitk.Image:
+    """Determinant of the gradient of x + d(x) by central differences on the field's own grid, or on another one."""
+    field = deformation.GetDisplacementField()
+    if grid is None:
+        grid = Grid.of(field)
+    else:
+        identity = sitk.Transform(3, sitk.sitkIdentity)
+        target = grid.size, identity, sitk.sitkLinear, grid.origin, grid.spacing, grid.direction
+        field = sitk.Resample(field, *target, 0.0, sitk.sitkVectorFloat32)
+    return to_image(jacobian_determinant(mm_to_voxels(to_tensor(field), grid)), grid)
 
 
-def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid, report: Report) -> Dict[str, sitk.Image]:
-    """What the network can say for itself, resampled from the working grid to the fixed one.
+def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid) -> Dict[str, sitk.Image]:
+    """What the network can say for itself, on its working grid.
 
     Returns
     -------
@@ -36,28 +48,33 @@ def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid, re
     """
     if output is None:
         return {}
-    maps = {}
-    for n, (name, tensor) in enumerate(output.maps.items()):
-        report(n / (len(output.maps) + 1))
-        maps[name] = resample(to_image(tensor, own), fixed)
-    report(len(output.maps) / (len(output.maps) + 1))
+    tensors = dict(output.maps)
     if output.forces:
-        force = to_image(voxels_to_mm(total_force(output.forces), own), own)
-        maps["driving_force"] = resample_vectors(force, fixed)
-        maps["driving_force_magnitude"] = sitk.VectorMagnitude(maps["driving_force"])
+        tensors["driving_force"] = voxels_to_mm(total_force(output.forces), own)
+        tensors["driving_force_magnitude"] = tensors["driving_force"].norm(dim=1, keepdim=True)
     if output.regularization is not None:
-        maps["regularization"] = resample(to_image(output.regularization, own), fixed)
-    return maps
+        tensors["regularization"] = output.regularization
+    return {name: map_image(tensor, own, fixed) for name, tensor in tensors.items()}
 
 
-def difference_maps(fixed: sitk.Image, before: sitk.Image, after: sitk.Image) -> Dict[str, sitk.Image]:
-    """Fixed minus moving image before and after the deformation, all on the fixed grid in 0..1."""
-    return {"difference_before": fixed - before, "difference_after": fixed - after}
+def difference_map(
+    fixed: sitk.Image, moving: sitk.Image, scales: Tuple[Scale, Scale], transform: Optional[sitk.Transform]
+) -> sitk.Image:
+    """Fixed minus moving image, seen through a transform (None: it is there already), each scaled to 0..1.
+
+    On the fixed grid, or on every second, third, ... of its voxels where they are many.
+    """
+    lattice = Lattice.of(Grid.of(fixed), _DIFFERENCES)
+    there = lattice.of_image(moving) if transform is None else sample_image(moving, lattice.grid, transform)
+    difference = scales[0](lattice.of_image(fixed)) - scales[1](there)
+    return lattice.grid.place(sitk.GetImageFromArray(np.ascontiguousarray(difference)))
 
 
 def driving_force_statistics(output: Optional[NetworkOutput]) -> Optional[Dict[str, float]]:
     """How the driving force goes with the deformation that it made: cosine and correlation of magnitudes."""
     if output is None or not output.forces:
         return None
-    agreement = force_agreement(total_force(output.forces), output.displacement)
+    # Every second node along each axis tells as much.
+    some = (..., slice(None, None, 2), slice(None, None, 2), slice(None, None, 2))
+    agreement = force_agreement(total_force(output.forces)[some], output.displacement[some])
     return {name: float(value) for name, value in agreement.items()}

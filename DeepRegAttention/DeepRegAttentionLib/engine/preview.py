@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Callable
 
+import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
@@ -37,10 +38,13 @@ class Preview:
     def __init__(self, moving: sitk.Image, linear: sitk.Transform, grid: Grid, show: Show) -> None:
         # The background becomes 0, which is what lies outside the image for the resampling.
         self._background = background_value(sitk.GetArrayViewFromImage(moving))
-        self._moving = to_tensor(resample(sitk.Cast(moving, sitk.sitkFloat32) - self._background, grid, linear))
+        self._moving = to_tensor(resample(moving, grid, linear, change=self._above_background))
         self._grid = grid
         self._show = show
         self._next = 0.0
+
+    def _above_background(self, values: np.ndarray) -> np.ndarray:
+        return np.subtract(values, self._background, dtype=np.float32)
 
     def __call__(self, displacement: Tensor) -> None:
         """Show a displacement ``(1, 3, k, j, i)``, voxels of a grid with the working grid's extent, if it is time."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Optional
+from functools import cached_property
+from typing import Any, Dict, Optional, Tuple
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 
@@ -13,19 +15,25 @@ from .. import __version__
 from .clock import Clock, Progress, Report, share
 from .deform import Deformation, WorkingPair, deform
 from .errors import OverlapError, RegistrationWarning
-from .fields import invert
-from .geometry import Grid, displacement_transform, points_to_voxels, resample, to_tensor, voxels_to_mm
+from .fields import invert, jacobian_determinant
+from .geometry import Grid, Lattice, displacement_transform, points_to_voxels, resample, to_tensor, voxels_to_mm
 from .hardware import limited_threads
-from .images import check_image, check_map, check_mask, check_pair, warp_image
-from .intensity import IntensityRecipe, normalise
+from .images import check_image, check_map, check_mask, check_pair
+from .intensity import Scale
 from .landmarks import Landmarks, require_pairs, transform_landmarks
-from .maps import difference_maps, driving_force_statistics, explanation_maps, jacobian_map
+from .maps import difference_map, driving_force_statistics, explanation_maps, map_image
 from .method import Method, choose_method
 from .metrics import inverse_consistency, jacobian_statistics, similarity
 from .options import RegistrationOptions
 from .prealign import prealign
 from .preview import Preview, Show
-from .result import RegistrationResult
+from .resampling import sample_image, warp_image
+from .result import Maps, RegistrationResult
+
+# Similarity is measured at about so many voxels, and if it can be at no fewer of a mask.
+_MEASURED_VOXELS, _MASK_VOXELS = 1_000_000, 20_000
+# The inverse leads back this exactly at the nodes of the working grid; between them it is tens of times worse.
+_INVERSE_VOXELS = 5e-3
 
 
 @dataclass(frozen=True)
@@ -99,26 +107,27 @@ def _register(
     watch: Optional[Show],
 ) -> RegistrationResult:
     with clock.stage("prealign") as report:
-        fixed_checked, moving_checked = check_image(fixed, "fixed image"), check_image(moving, "moving image")
+        check_image(fixed, "fixed image")
+        check_image(moving, "moving image")
         check_pair(fixed, moving)
         guidance = _checked(guidance, fixed, moving)
         report(0.02)
-        method = choose_method(fixed_checked, moving_checked, options)
+        method = choose_method(fixed, moving, options)
         _warn_of_no_refinement(method, options, guidance)
         linear = prealign(
-            fixed_checked,
-            moving_checked,
+            fixed,
+            moving,
             options.prealign,
             initial=guidance.initial_transform,
             fixed_mask=guidance.fixed_mask,
             moving_mask=guidance.moving_mask,
             progress=share(report, 0.04, 0.8),
         )
-        fixed_normal, moving_normal = (_normalised(i, method.recipe) for i in (fixed_checked, moving_checked))
+        scales = _scale(fixed, method), _scale(moving, method)
         report(0.9)
-        pair = _working_pair(fixed_normal, moving_normal, linear, guidance, method.grid)
+        pair = _working_pair(fixed, moving, scales, linear, guidance, method.grid)
 
-    preview = None if watch is None else Preview(moving_checked, linear, method.grid, watch)
+    preview = None if watch is None else Preview(moving, linear, method.grid, watch)
     found = deform(pair, method, options, clock, preview)
 
     with clock.stage("warp") as report:
@@ -126,44 +135,102 @@ def _register(
         transform = _chain(linear, field)
         report(0.1)
         warped = warp_image(moving, fixed, transform)
-        report(0.5)
-        jacobian = jacobian_map(field, Grid.of(fixed))
 
     with clock.stage("maps") as report:
         inverse = _inverse(linear, found, method.grid, share(report, 0.0, 0.4))
-        result = RegistrationResult(warped, transform, inverse, _total_displacement(transform, fixed))
-        result.maps["jacobian"] = jacobian
-        moved: Dict[str, sitk.Image] = {}
-        for name, by in (("before", guidance.initial_transform), ("linear", linear), ("after", transform)):
-            report(0.5 + 0.05 * len(moved))
-            moved[name] = resample(moving_normal, Grid.of(fixed), by)
+        maps = Maps()
+        maps["jacobian"] = map_image(jacobian_determinant(found.displacement), method.grid, Grid.of(fixed))
         if options.maps:
-            result.maps.update(explanation_maps(found.output, method.grid, Grid.of(fixed), share(report, 0.6, 0.7)))
-            result.maps.update(difference_maps(fixed_normal, moved["linear"], moved["after"]))
-        measures = _measures(result, fixed_normal, moved, guidance.fixed_mask, share(report, 0.7, 1.0))
+            maps.update(explanation_maps(found.output, method.grid, Grid.of(fixed)))
+            _add_differences(maps, fixed, moving, warped, scales, linear, options.threads)
+        result = RegistrationResult(warped, transform, inverse, maps)
+        report(0.5)
+        stages = {"before": guidance.initial_transform, "linear": linear, "after": transform}
+        measures = _measures(
+            result, Measured(fixed, moving, scales, guidance.fixed_mask), stages, share(report, 0.5, 1)
+        )
         result.metrics.update(measures, driving_force=driving_force_statistics(found.output))
 
     result.metrics.update(_provenance(options, method, found), seconds=dict(clock.seconds))
     return result
 
 
-def _measures(
-    result: RegistrationResult,
+def _scale(image: sitk.Image, method: Method) -> Scale:
+    return Scale.of(sitk.GetArrayViewFromImage(image), method.recipe)
+
+
+def _add_differences(
+    maps: Maps,
     fixed: sitk.Image,
-    moved: Dict[str, sitk.Image],
-    mask: Optional[sitk.Image],
-    report: Report,
+    moving: sitk.Image,
+    warped: sitk.Image,
+    scales: Tuple[Scale, Scale],
+    linear: sitk.Transform,
+    threads: Optional[int],
+) -> None:
+    """The difference images, for when they are asked for."""
+
+    def difference(image: sitk.Image, through: Optional[sitk.Transform]) -> sitk.Image:
+        with limited_threads(threads):
+            return difference_map(fixed, image, scales, through)
+
+    maps.later("difference_before", lambda: difference(moving, linear))
+    maps.later("difference_after", lambda: difference(warped, None))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A pair that is measured at every so many-th voxel of the fixed image, on a mask or everywhere."""
+
+    fixed: sitk.Image
+    moving: sitk.Image
+    scales: Tuple[Scale, Scale]
+    mask: Optional[sitk.Image]
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        """The voxels: all of a small image; so many that a small mask is not missed."""
+        voxels = _MEASURED_VOXELS
+        grid = Grid.of(self.fixed)
+        while True:
+            lattice = Lattice.of(grid, voxels)
+            if self.mask is None or max(lattice.steps) == 1 or lattice.of_image(self.mask).sum() > _MASK_VOXELS:
+                return lattice
+            voxels *= 4
+
+    def similarity(self, transform: Optional[sitk.Transform]) -> Dict[str, float]:
+        """How alike the images are when the moving one is seen through a transform."""
+        fixed = self.scales[0](self.lattice.of_image(self.fixed))
+        moved = self.scales[1](sample_image(self.moving, self.lattice.grid, transform))
+        mask = None if self.mask is None else self._image(self.lattice.of_image(self.mask))
+        return similarity(self._image(fixed), self._image(moved), mask)
+
+    def _image(self, values: np.ndarray) -> sitk.Image:
+        return self.lattice.grid.place(sitk.GetImageFromArray(np.ascontiguousarray(values)))
+
+    def mask_on(self, grid: Grid) -> Optional[sitk.Image]:
+        """The mask on a coarser grid: wherever some of it is."""
+        if self.mask is None:
+            return None
+        some = resample(self.mask, grid) > 0
+        return some if sitk.GetArrayViewFromImage(some).any() else None
+
+
+def _measures(
+    result: RegistrationResult, pair: Measured, stages: Dict[str, Optional[sitk.Transform]], report: Report
 ) -> Dict[str, Any]:
     """What can be measured without knowing the anatomy."""
     alike: Dict[str, Dict[str, float]] = {}
-    for name, image in moved.items():
+    for name, transform in stages.items():
         report(len(alike) / 4)
-        alike[name] = similarity(fixed, image, mask)
+        alike[name] = pair.similarity(transform)
     report(0.75)
+    jacobian = result.maps["jacobian"]
     return {
         "similarity": alike,
-        "jacobian": jacobian_statistics(result.maps["jacobian"], mask),
-        "inverse_consistency_mm": _inverse_consistency(result, fixed),
+        "similarity_voxels": {"steps": list(pair.lattice.steps), "size": list(pair.lattice.grid.size)},
+        "jacobian": jacobian_statistics(jacobian, pair.mask_on(Grid.of(jacobian))),
+        "inverse_consistency_mm": _inverse_consistency(result, pair.fixed),
     }
 
 
@@ -190,15 +257,17 @@ def _warn_of_no_refinement(method: Method, options: RegistrationOptions, guidanc
         warnings.warn(message, RegistrationWarning, stacklevel=2)
 
 
-def _normalised(image: sitk.Image, recipe: IntensityRecipe) -> sitk.Image:
-    return Grid.of(image).place(sitk.GetImageFromArray(normalise(sitk.GetArrayViewFromImage(image), recipe)))
-
-
 def _working_pair(
-    fixed: sitk.Image, moving: sitk.Image, linear: sitk.Transform, guidance: Guidance, grid: Grid
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    scales: Tuple[Scale, Scale],
+    linear: sitk.Transform,
+    guidance: Guidance,
+    grid: Grid,
 ) -> WorkingPair:
     """Everything that the network and the refinement see, on the working grid."""
-    f, m = to_tensor(resample(fixed, grid)), to_tensor(resample(moving, grid, linear))
+    f = to_tensor(resample(fixed, grid, change=scales[0]))
+    m = to_tensor(resample(moving, grid, linear, change=scales[1]))
     if float(m.amax()) == 0:
         raise OverlapError("The two images do not overlap; align them first or choose a prealignment.")
     landmarks = None
@@ -226,7 +295,12 @@ def _working_mask(
 
 
 def _everywhere(image: sitk.Image) -> sitk.Image:
-    return Grid.of(image).place(sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1)
+    """A mask of the whole image; a few large voxels do."""
+    size, extent = (4, 4, 4), np.array(image.GetSpacing()) * image.GetSize()
+    grid = Grid.of(image)
+    coarse = Grid(size, tuple((extent / size).tolist()), grid.origin, grid.direction)
+    origin = np.array(grid.origin) + grid.centre - coarse.centre
+    return replace(coarse, origin=tuple(origin.tolist())).place(sitk.Image(size, sitk.sitkUInt8) + 1)
 
 
 def _chain(linear: sitk.Transform, field: sitk.Transform) -> sitk.CompositeTransform:
@@ -243,14 +317,10 @@ def _inverse(linear: sitk.Transform, found: Deformation, grid: Grid, report: Rep
         message = "The initial transform has no inverse, so the result has none either."
         warnings.warn(message, RegistrationWarning, stacklevel=2)
         return None
-    field = displacement_transform(voxels_to_mm(invert(found.displacement, progress=report), grid), grid)
+    field = displacement_transform(
+        voxels_to_mm(invert(found.displacement, tolerance=_INVERSE_VOXELS, progress=report), grid), grid
+    )
     return _chain(field, back)
-
-
-def _total_displacement(transform: sitk.Transform, fixed: sitk.Image) -> sitk.Image:
-    grid = Grid.of(fixed)
-    target = grid.size, grid.origin, grid.spacing, grid.direction
-    return sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, *target)
 
 
 def _inverse_consistency(result: RegistrationResult, fixed: sitk.Image) -> Optional[Dict[str, float]]:

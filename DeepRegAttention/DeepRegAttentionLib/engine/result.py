@@ -10,7 +10,7 @@ import tempfile
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Iterator, Mapping, MutableMapping, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -41,6 +41,40 @@ EXTENSIONS = (".nii.gz", ".nrrd")
 _PARTIAL = ".writing-"
 
 
+class Maps(MutableMapping[str, sitk.Image]):
+    """Maps by name, some of which are made only when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._made: Dict[str, Union[sitk.Image, Callable[[], sitk.Image]]] = {}
+
+    def later(self, name: str, make: Callable[[], sitk.Image]) -> None:
+        """Have a map that will be made when it is asked for."""
+        self._made[name] = make
+
+    def __getitem__(self, name: str) -> sitk.Image:
+        """The map, made now if it is not yet."""
+        value = self._made[name]
+        if not isinstance(value, sitk.Image):
+            value = self._made[name] = value()
+        return value
+
+    def __setitem__(self, name: str, image: sitk.Image) -> None:
+        """Have a map that is there."""
+        self._made[name] = image
+
+    def __delitem__(self, name: str) -> None:
+        """Have a map no more."""
+        del self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, without making anything."""
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._made)
+
+
 @dataclass
 class RegistrationResult:
     """Everything that one registration found.
@@ -53,10 +87,10 @@ class RegistrationResult:
         Takes fixed points to moving points (the resampling direction), LPS mm: linear part and displacement.
     inverse_transform : sitk.Transform, optional
         Takes moving points to fixed points; absent if the initial transform has no inverse.
-    displacement : sitk.Image
-        Total displacement on the fixed grid, vectors in LPS mm.
-    maps : dict of str to sitk.Image
-        Keys of ``MAP_MEANINGS``, on the fixed grid; a map that the method does not have is absent.
+    maps : mapping of str to sitk.Image
+        Keys of ``MAP_MEANINGS``; a map that the method does not have is absent. What comes from the working grid is
+        on it, as far as the fixed image reaches; the differences are on the fixed grid, or on every second, third,
+        ... of its voxels where they are many, and are made when they are asked for.
     metrics : dict
         Options, model, similarities, Jacobian statistics, seconds per stage; plain values.
     warped_labels : sitk.Image, optional
@@ -66,10 +100,15 @@ class RegistrationResult:
     warped: sitk.Image
     transform: sitk.Transform
     inverse_transform: Optional[sitk.Transform]
-    displacement: sitk.Image
-    maps: Dict[str, sitk.Image] = field(default_factory=dict)
+    maps: MutableMapping[str, sitk.Image] = field(default_factory=Maps)
     metrics: Dict[str, Any] = field(default_factory=dict)
     warped_labels: Optional[sitk.Image] = None
+
+    def displacement(self) -> sitk.Image:
+        """The total displacement at every voxel of the fixed grid, vectors in LPS mm: the transform, written out."""
+        like = self.warped
+        target = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
+        return sitk.TransformToDisplacementField(self.transform, sitk.sitkVectorFloat32, *target)
 
     def plain_metrics(self) -> Dict[str, Any]:
         """The metrics as JSON has them: null where a number does not exist."""
@@ -82,6 +121,7 @@ class RegistrationResult:
         extension: str = ".nii.gz",
         compress: bool = True,
         progress: Optional[Report] = None,
+        displacement: bool = False,
     ) -> Path:
         """Write the result folder; an older result there is replaced only once the new one is complete.
 
@@ -95,6 +135,8 @@ class RegistrationResult:
             Whether NRRD images are compressed; without it they are written and read several times as fast.
         progress : callable, optional
             Gets the fraction of the files that are written; may raise to stop.
+        displacement : bool
+            Whether the total displacement at every voxel is written, too; it is as large as three images.
 
         Raises
         ------
@@ -105,7 +147,7 @@ class RegistrationResult:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial:
-                self._write_files(Path(partial), extension, compress, progress or (lambda fraction: None))
+                self._write_files(Path(partial), extension, compress, progress or (lambda fraction: None), displacement)
                 _remove_result(folder)
                 for file in Path(partial).iterdir():
                     file.replace(folder / file.name)
@@ -113,8 +155,10 @@ class RegistrationResult:
             raise OutputError(f"The result cannot be written to {folder}: {_reason(error, folder)}.") from error
         return folder
 
-    def _write_files(self, folder: Path, extension: str, compress: bool, report: Report) -> None:
-        images = {"warped": self.warped, "displacement": self.displacement, **self.maps}
+    def _write_files(self, folder: Path, extension: str, compress: bool, report: Report, displacement: bool) -> None:
+        images = {"warped": self.warped, **self.maps}
+        if displacement:
+            images["displacement"] = self.displacement()
         if self.warped_labels is not None:
             images["warped_labels"] = self.warped_labels
         # Before the images, which would take the room that was found for them.

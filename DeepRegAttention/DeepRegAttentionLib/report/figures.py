@@ -604,10 +604,11 @@ def _histogram(jacobian: sitk.Image, fixed: sitk.Image) -> bytes:
 
 
 def _inside(values: sitk.Image, fixed: sitk.Image) -> np.ndarray:
-    """The values of an image on the fixed grid where the fixed image is not background."""
-    array = sitk.GetArrayViewFromImage(fixed)
+    """The values of an image, on any grid, where the fixed image is not background."""
     low, high = _window(fixed)
-    contrast = np.abs(array - np.float32(background_value(array)))
+    background = background_value(sitk.GetArrayViewFromImage(fixed))
+    there = sitk.Resample(fixed, values, sitk.Transform(), sitk.sitkLinear, background, sitk.sitkFloat32)
+    contrast = np.abs(sitk.GetArrayViewFromImage(there) - np.float32(background))
     inside = sitk.GetArrayViewFromImage(values)[contrast > 0.1 * (high - low)]
     return inside if inside.size else sitk.GetArrayViewFromImage(values).ravel()
 

@@ -28,7 +28,7 @@ from .nodes import (
     voxels,
 )
 from .overlays import map_label, style_map
-from .transforms import grid_transform, interpolate_linearly, linear_part, read_transform
+from .transforms import followed_by, grid_part, interpolate_linearly, linear_part, read_transform
 
 _MARK = "DeepRegAttention.Result"
 _METRICS, _NAME, _LINEAR = "metrics", "name", "linear"
@@ -45,8 +45,8 @@ class Wanted:
         The moving image on the fixed grid.
     transform : str, optional
         ``"full"``: linear part and deformation in one transform node, exact to the last digit;
-        ``"grid"``: the total displacement on the fixed grid as a single grid transform, to the 1/256 mm of
-        ``displacement``; None: no transform.
+        ``"grid"``: both as a single grid transform, the total displacement at the points of the grid that the
+        deformation lies on; None: no transform.
     inverse : bool
         Also the transform of the other direction, if the result has it.
     maps : bool or tuple of str
@@ -122,7 +122,7 @@ class Result:
 
     @property
     def reference(self) -> Optional[slicer.vtkMRMLVolumeNode]:
-        """A volume on the fixed grid: the fixed one, else the warped one or a map."""
+        """A volume that shows where the fixed image lies: itself, else the warped one or a map."""
         return next((node for node in (self.fixed, self.warped, *self.maps.values()) if node is not None), None)
 
     def extra(self, role: str) -> Optional[slicer.vtkMRMLNode]:
@@ -333,20 +333,18 @@ class _Loader:
         """The transform as it is wanted; what the linear alignment alone is, is noted in any case."""
         node = self._add("vtkMRMLTransformNode", f"{self.base} transform")
         read_transform(node, self.folder / "transform.h5")
-        self.result.node.SetParameter(_LINEAR, json.dumps(linear_part(node).tolist()))
-        if kind == "full":
+        linear, grid = linear_part(node), grid_part(node)
+        self.result.node.SetParameter(_LINEAR, json.dumps(linear.tolist()))
+        if kind == "grid" and grid is not None:
+            # Between its points a grid is linear, as the linear part is everywhere: nothing is lost.
+            total = followed_by(grid, linear)
+            self._discard(node)
+            node = self._add("vtkMRMLGridTransformNode", f"{self.base} transform")
+            node.SetAndObserveTransformFromParent(total)
+        if kind is None:
+            self._discard(node)
+        else:
             self._keep_transform("transform", node, self.fixed, self.moving)
-            return
-        self._discard(node)
-        if kind == "grid":
-            self._keep_transform("transform", self._grid(), self.fixed, self.moving)
-
-    def _grid(self) -> slicer.vtkMRMLGridTransformNode:
-        field = self._volume("vtkMRMLVectorVolumeNode", "displacement", "displacement")
-        node = self._add("vtkMRMLGridTransformNode", f"{self.base} transform")
-        node.SetAndObserveTransformFromParent(grid_transform(field))
-        self._discard(field)
-        return node
 
     def load_inverse(self) -> None:
         """The other direction."""

@@ -93,16 +93,24 @@ def without_linear(grid: vtk.vtkAbstractTransform, linear: np.ndarray) -> slicer
     linear : np.ndarray
         ``(4, 4)``, RAS mm.
     """
+    return followed_by(grid, np.linalg.inv(linear))
+
+
+def followed_by(grid: vtk.vtkAbstractTransform, linear: np.ndarray) -> slicer.vtkOrientedGridTransform:
+    """The transform x -> A(T(x)) of a grid transform T and a linear one A ``(4, 4)``, RAS mm, on the same grid.
+
+    Exact wherever the grid lies, as a linear transform is between its points what it is at them.
+    """
     image, directions = grid.GetDisplacementGrid(), grid.GetGridDirectionMatrix() or vtk.vtkMatrix4x4()
-    values, back = image_array(image), np.linalg.inv(linear)
-    if not np.allclose(back, np.eye(4)):
+    values = image_array(image)
+    if not np.allclose(linear, np.eye(4)):
         to_world = matrix_array(directions)[:3, :3] @ np.diag(image.GetSpacing())
-        # D(x) - x = (B - 1) x + B u(x) with B the inverse of A: the first is linear in the indices.
-        along = (back[:3, :3] - np.eye(3)) @ to_world
-        offset = (back[:3, :3] - np.eye(3)) @ np.array(image.GetOrigin()) + back[:3, 3]
+        # A(x + u(x)) - x = (A - 1) x + A u(x): the first is linear in the indices.
+        along = (linear[:3, :3] - np.eye(3)) @ to_world
+        offset = (linear[:3, :3] - np.eye(3)) @ np.array(image.GetOrigin()) + linear[:3, 3]
         k, j, i = (np.arange(n)[..., None] for n in values.shape[:3])
         shift = (k * along[:, 2])[:, None, None] + (j * along[:, 1])[:, None] + i * along[:, 0] + offset
-        values = values @ back[:3, :3].T + shift
+        values = values @ linear[:3, :3].T + shift
     return _grid(values, image.GetOrigin(), image.GetSpacing(), directions)
 
 

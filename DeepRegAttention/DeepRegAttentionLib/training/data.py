@@ -165,8 +165,9 @@ class PairReader:
         return self.cache.get("image", case.image, self._read_normalised)
 
     def _read_normalised(self, path: Path) -> sitk.Image:
-        image = check_image(read_image(path), path.name)
-        values = normalise(sitk.GetArrayFromImage(image), self.recipe)
+        image = read_image(path)
+        check_image(image, path.name)
+        values = normalise(sitk.GetArrayViewFromImage(image), self.recipe)
         return Grid.of(image).place(sitk.GetImageFromArray(values))
 
     def _labels(self, view: View, grid: Grid) -> Tensor:

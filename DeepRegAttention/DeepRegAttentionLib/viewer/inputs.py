@@ -119,7 +119,8 @@ class Inputs:
         if role not in IMAGES:
             self._replace(role, Chosen(path, name))
             return
-        node = self._make_node(check_image(image, CALLED[role]), role, name)
+        check_image(image, CALLED[role])
+        node = self._make_node(sitk.Cast(image, sitk.sitkFloat32), role, name)
         self._replace(role, Chosen(path, name, node))
 
     def _require_rest(self) -> None:
