@@ -6,14 +6,19 @@ import pytest
 import torch
 from DeepRegAttentionLib.engine.fields import warp
 from DeepRegAttentionLib.engine.networks import build_network
-from DeepRegAttentionLib.engine.networks.drivenmorph import Comparison, NeuralDemons, force_agreement, total_force
+from DeepRegAttentionLib.engine.networks.drivenmorph import (
+    FeatureComparison,
+    NeuralDemons,
+    force_agreement,
+    total_force,
+)
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
 from helpers.networks import check_learning, shift_error, small_network, texture, train
 
 
-def comparison_of(fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor) -> Comparison:
-    return Comparison(fixed - moving, weight, weight.mean(dim=1, keepdim=True), fixed)
+def comparison_of(fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor) -> FeatureComparison:
+    return FeatureComparison(fixed - moving, weight, weight.mean(dim=1, keepdim=True), fixed)
 
 
 def blob(centre: float) -> torch.Tensor:

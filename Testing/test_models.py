@@ -21,7 +21,6 @@ from DeepRegAttentionLib.engine.models.choice import Consent, choose_model, fore
 from DeepRegAttentionLib.engine.models.files import (
     find_model,
     load_model,
-    read_model_info,
     register_model,
     save_model,
 )
@@ -100,7 +99,7 @@ def test_full_precision_file_gives_back_the_same_network_and_description(tmp_pat
     network, info, path = make_network().eval(), make_info(), tmp_path / "exact.safetensors"
     save_model(network, info, path, half=False)
     loaded = load_model(path)
-    assert read_model_info(path) == info
+    assert find_model(path).info == info
     assert not loaded.training
     pair = torch.rand(2, 1, 1, 8, 10, 12)
     with torch.no_grad():
@@ -121,9 +120,9 @@ def test_half_precision_file_is_half_as_large_and_loads_as_float32(tmp_path):
 
 def test_saving_again_what_was_loaded_loses_nothing(model_path, tmp_path):
     again = tmp_path / "again.safetensors"
-    info = replace(read_model_info(model_path), accuracy={"dice": 0.8})
+    info = replace(find_model(model_path).info, accuracy={"dice": 0.8})
     save_model(load_model(model_path), info, again)
-    assert read_model_info(again).accuracy == {"dice": 0.8}
+    assert find_model(again).info.accuracy == {"dice": 0.8}
     weights = load_model(again).state_dict()
     for name, tensor in load_model(model_path).state_dict().items():
         assert torch.equal(tensor, weights[name])
@@ -195,7 +194,7 @@ def test_missing_file_and_folder(tmp_path):
         load_model(tmp_path / "none.safetensors")
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(ModelError, match="cannot be read"):
-        read_model_info(tmp_path / "folder.safetensors")
+        find_model(tmp_path / "folder.safetensors")
 
 
 def test_pickle_under_our_suffix_is_refused_and_never_run(tmp_path):
@@ -225,7 +224,7 @@ def test_too_large_file(tmp_path):
     with path.open("wb") as file:
         file.truncate(files.MAX_BYTES + 1)
     with pytest.raises(ModelError, match="larger than the 8 MB"):
-        read_model_info(path)
+        find_model(path)
 
 
 def test_description_that_is_no_json_or_of_another_schema(tmp_path):
@@ -432,7 +431,7 @@ def test_every_shipped_model_loads_and_says_what_the_list_says():
     for model in listed:
         load_model(model)
         # The list may add a restriction to what was written with the weights.
-        assert replace(read_model_info(model.path), restriction=model.info.restriction) == model.info
+        assert replace(find_model(model.path).info, restriction=model.info.restriction) == model.info
         assert all((model.info.training_data, model.info.licence, model.info.description, model.info.accuracy))
     assert {model.path for model in listed} == set(folder.glob("*.safetensors"))
 

@@ -21,7 +21,7 @@ from DeepRegAttentionLib.engine.method import choose_method, likely_steps
 from DeepRegAttentionLib.engine.metrics import similarity
 from DeepRegAttentionLib.engine.models import listing as models_module
 from DeepRegAttentionLib.engine.models.choice import foreground_extent
-from DeepRegAttentionLib.engine.models.files import load_model, read_model_info, save_model
+from DeepRegAttentionLib.engine.models.files import find_model, load_model, save_model
 from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.models.listing import list_models
 from DeepRegAttentionLib.engine.networks import build_network
@@ -474,7 +474,7 @@ def test_a_list_of_models_that_is_damaged_does_not_stop_the_estimate(monkeypatch
 
 def test_what_a_model_without_refinement_ignores_is_said(pair, model_file, tmp_path):
     path = tmp_path / "none.safetensors"
-    save_model(load_model(model_file), dataclasses.replace(read_model_info(model_file), refine=0), path)
+    save_model(load_model(model_file), dataclasses.replace(find_model(model_file).info, refine=0), path)
     points = Landmarks(_inside(pair[0])[:3])
     stiff = Guidance(regularization_map=sitk.Cast(pair[0], sitk.sitkFloat32) * 0 + 1)
     guided = Guidance(fixed_landmarks=points, moving_landmarks=points)

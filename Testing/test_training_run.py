@@ -14,7 +14,7 @@ import pytest
 import torch
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.engine.errors import CancelledError, ModelError, OptionError
-from DeepRegAttentionLib.engine.models.files import load_model, read_model_info
+from DeepRegAttentionLib.engine.models.files import find_model, load_model
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.training import run
 from DeepRegAttentionLib.training.export import BestModel, validation_means
@@ -59,7 +59,7 @@ def test_a_run_leaves_model_checkpoint_logs_and_pictures(folder: Path) -> None:
     output = folder / "out"
     model = train(tiny(folder, **RICH), output)
     assert model == output / "tiny.safetensors"
-    info = read_model_info(model)
+    info = find_model(model).info
     measured = info.accuracy["validation"]
     assert set(measured) == {"dice", "dice_core", "dice_outside", "folds_percent", "similarity", "tre_mm"}
     assert 0.3 < measured["dice"] <= 1
@@ -112,7 +112,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(folder: Path, monkeypatch: pytes
     for n, values in moments[0].items():
         torch.testing.assert_close(moments[1][n]["exp_avg_sq"], values["exp_avg_sq"], rtol=0, atol=0)
     assert whole["lr_schedulers"] == halves["lr_schedulers"]
-    best = [read_model_info(folder / name / "tiny.safetensors").accuracy for name in ("whole", "halves")]
+    best = [find_model(folder / name / "tiny.safetensors").info.accuracy for name in ("whole", "halves")]
     assert best[0] == best[1]
 
 
@@ -140,13 +140,13 @@ def test_the_recommended_refinement_may_still_change(folder: Path, monkeypatch: 
         with pytest.raises(RuntimeError, match="power cut"):
             train(tiny(folder, **short), folder / "out")
     model = train(tiny(folder, **short, refine=7, regularization=0.4), folder / "out", resume=True)
-    info = read_model_info(model)
+    info = find_model(model).info
     assert (info.refine, info.regularization) == (7, 0.4)
 
 
 def test_without_validation_the_last_network_is_the_model(folder: Path) -> None:
     model = train(tiny(folder, steps=1, validation=[], network="adregnet"), folder / "out")
-    info = read_model_info(model)
+    info = find_model(model).info
     assert (info.accuracy, info.steps, info.network) == ({}, 1, "adregnet")
     weights = weights_of(folder / "out" / "last.ckpt")["state_dict"]
     for name, value in load_model(model).state_dict().items():
@@ -175,7 +175,7 @@ def test_the_best_model_is_kept(folder: Path) -> None:
     for score in (0.5, 0.4, 0.6):
         trainer.callback_metrics.update({"val/score": torch.tensor(score), "val/dice": torch.tensor(score)})
         keep.on_validation_end(trainer, module)
-        written.append(read_model_info(keep.path).accuracy["validation"]["dice"])
+        written.append(find_model(keep.path).info.accuracy["validation"]["dice"])
     assert written == pytest.approx([0.5, 0.5, 0.6])
     again = BestModel(folder / "best.safetensors", validated=True)
     again.load_state_dict(keep.state_dict())
@@ -196,7 +196,7 @@ def test_fine_tuning_starts_from_the_weights_of_a_model(folder: Path) -> None:
     before, after = load_model(first).state_dict(), load_model(again).state_dict()
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
-    assert read_model_info(again).steps == 2
+    assert find_model(again).info.steps == 2
     other = RegistrationTraining(tiny(folder, configuration={"channels": [4, 12]}))
     with pytest.raises(OptionError, match=r"must say network: drivenmorph, configuration: \{'channels': \[4, 8\]\}"):
         load_start(other, str(first))
@@ -222,7 +222,7 @@ def test_synthetic_pairs_are_trained_on(folder: Path) -> None:
     data = {"synthetic": {"shape": [16, 16, 16], "shapes": 4}, "validation_pairs": 1}
     weights = {"similarity": 0.0, "labels": 1.0}
     model = train(tiny(folder, data=data, weights=weights, validation=[], steps=1), folder / "out")
-    assert 0 < read_model_info(model).accuracy["validation"]["dice"] < 1
+    assert 0 < find_model(model).info.accuracy["validation"]["dice"] < 1
 
 
 def test_volumes_smaller_than_a_kernel_are_trained_in_full_precision(folder: Path) -> None:

@@ -66,7 +66,7 @@ def test_nobody_comes_in_without_the_token() -> None:
                 assert not answer.cookies
         async with browser.post(base + "s/anything/upload/fixed", headers=origin(address)) as answer:
             assert answer.status == 403
-        assert gate.session_count == 0
+        assert gate._pool.count == 0
         async with browser.get(address, allow_redirects=False) as answer:
             assert (answer.status, answer.headers["Location"]) == (302, "/")
             cookie = next(iter(answer.cookies.values()))
@@ -190,9 +190,9 @@ def test_a_session_that_was_left_ends_and_leaves_nothing(own_temporary_folder: P
     async def check(gate: Gate, address: str, browser: aiohttp.ClientSession) -> None:
         await open_session(address, browser)
         end = time.monotonic() + 30
-        while gate.session_count and time.monotonic() < end:
+        while gate._pool.count and time.monotonic() < end:
             await asyncio.sleep(0.2)
-        assert gate.session_count == 0
+        assert gate._pool.count == 0
         for _ in range(50):
             if not list(own_temporary_folder.glob("deepreg-view-*")):
                 return

@@ -35,7 +35,7 @@ from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.resources import resource_folder
-from DeepRegAttentionLib.training.cases import Case, Pair, choose_pairs, read_cases, select
+from DeepRegAttentionLib.training.cases import Pair, TrainingCase, choose_pairs, read_cases, select
 from DeepRegAttentionLib.training.data import some_pairs
 from DeepRegAttentionLib.training.options import TrainingOptions, read_training_options
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -176,7 +176,7 @@ def read_pair(pair: Pair) -> tuple[sitk.Image, sitk.Image, sitk.Image, sitk.Imag
     return images[0], images[1], images[2], images[3]
 
 
-def _labels(case: Case) -> sitk.Image:
+def _labels(case: TrainingCase) -> sitk.Image:
     assert case.labels is not None
     return sitk.Cast(read_image(case.labels), sitk.sitkInt16)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from DeepRegAttentionLib.engine.errors import RegistrationError
-from DeepRegAttentionLib.engine.models.files import read_model_info
+from DeepRegAttentionLib.engine.models.files import find_model
 from DeepRegAttentionLib.engine.networks import NETWORKS
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.training.augmentation import Augmentation
@@ -76,7 +76,7 @@ def simplified(recipe: TrainingOptions, varying: bool, steps: int, spacing: floa
 
 def outcome(options: TrainingOptions, folder: Path) -> dict[str, Any]:
     """What the best weights of the run reached on the pairs that choose."""
-    measured: dict[str, Any] = read_model_info(train(options, folder)).accuracy["validation"]
+    measured: dict[str, Any] = find_model(train(options, folder)).info.accuracy["validation"]
     return measured
 
 

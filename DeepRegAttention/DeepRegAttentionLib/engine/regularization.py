@@ -52,16 +52,6 @@ def edge_mean(values: Tensor, axis: int) -> Tensor:
     return (values.narrow(axis, 0, n) + values.narrow(axis, 1, n)) / 2
 
 
-def bending(field: Tensor) -> Tensor:
-    """Mean bending energy: squared second derivatives, mixed ones counted twice (Rueckert et al., 1999)."""
-    total = field.new_zeros(())
-    for a in (2, 3, 4):
-        for b in range(a, 5):
-            second = field.diff(dim=a).diff(dim=b)
-            total = total + (1 if a == b else 2) * (second**2).sum(dim=1).mean()
-    return total
-
-
 def folding(displacement: Tensor, margin: float = 0.05) -> Tensor:
     """Mean depth by which the Jacobian determinant falls below ``margin``."""
     return torch.relu(margin - jacobian_determinant(displacement)).mean()

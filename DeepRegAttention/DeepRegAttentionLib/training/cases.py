@@ -14,7 +14,7 @@ PAIRINGS = ("all", "within-group", "to-atlas")
 
 
 @dataclass(frozen=True)
-class Case:
+class TrainingCase:
     """One image and, where there are, its label map, its landmarks, its mask and the group that it belongs to.
 
     A group is what is registered with itself alone, such as the frames of one patient.
@@ -28,11 +28,11 @@ class Case:
     group: str = ""
 
 
-Pair = Tuple[Case, Case]
-COLUMNS = tuple(entry.name for entry in fields(Case))
+Pair = Tuple[TrainingCase, TrainingCase]
+COLUMNS = tuple(entry.name for entry in fields(TrainingCase))
 
 
-def read_cases(where: Path, root: Optional[Path] = None) -> List[Case]:
+def read_cases(where: Path, root: Optional[Path] = None) -> List[TrainingCase]:
     """The cases of a folder (:func:`find_cases`) or of a table.
 
     Parameters
@@ -78,7 +78,7 @@ def _require_columns(columns: Sequence[str], where: Path) -> None:
         raise OptionError(f"The table {where} lacks the column “{missing[0]}”.")
 
 
-def _case_of(row: Mapping[str, Optional[str]], root: Path, place: str) -> Case:
+def _case_of(row: Mapping[str, Optional[str]], root: Path, place: str) -> TrainingCase:
     values: Dict[str, str] = {column: (row.get(column) or "").strip() for column in COLUMNS}
     if not values["name"] or not values["image"]:
         raise OptionError(f"A name and an image are needed in {place}.")
@@ -86,10 +86,10 @@ def _case_of(row: Mapping[str, Optional[str]], root: Path, place: str) -> Case:
     for path in files.values():
         if not path.exists():
             raise UnreadableFileError(f"{path} does not exist; {place} names it.")
-    return Case(values["name"], group=values["group"], **files)
+    return TrainingCase(values["name"], group=values["group"], **files)
 
 
-def find_cases(folder: Path) -> List[Case]:
+def find_cases(folder: Path) -> List[TrainingCase]:
     """The cases of a folder with ``images/`` and optionally ``labels/``, ``masks/`` and ``landmarks/``, by name.
 
     Label maps and masks have the name of their image, landmarks the same without its ending; hidden files do not
@@ -106,13 +106,15 @@ def _name(image: Path) -> str:
     return image.name.split(".")[0]
 
 
-def _case_in(folder: Path, image: Path) -> Case:
+def _case_in(folder: Path, image: Path) -> TrainingCase:
     def there(path: Path) -> Optional[Path]:
         return path if path.exists() else None
 
     marks = [folder / "landmarks" / f"{_name(image)}{ending}" for ending in LANDMARK_ENDINGS]
     found = next((path for path in marks if path.exists()), None)
-    return Case(_name(image), image, there(folder / "labels" / image.name), found, there(folder / "masks" / image.name))
+    return TrainingCase(
+        _name(image), image, there(folder / "labels" / image.name), found, there(folder / "masks" / image.name)
+    )
 
 
 def _require_unique(names: Sequence[str], where: Path) -> None:
@@ -121,21 +123,23 @@ def _require_unique(names: Sequence[str], where: Path) -> None:
         raise OptionError(f"{where} holds more than one case “{twice[0]}”.")
 
 
-def all_pairs(cases: Sequence[Case]) -> List[Pair]:
+def all_pairs(cases: Sequence[TrainingCase]) -> List[Pair]:
     """Every ordered pair of different cases."""
     return [(fixed, moving) for fixed in cases for moving in cases if fixed is not moving]
 
 
-def choose_pairs(cases: Sequence[Case], pairing: str = "all", atlas: Optional[Case] = None) -> List[Pair]:
+def choose_pairs(
+    cases: Sequence[TrainingCase], pairing: str = "all", atlas: Optional[TrainingCase] = None
+) -> List[Pair]:
     """The ordered pairs (fixed, moving) in which the cases of one part of a data set are registered.
 
     Parameters
     ----------
-    cases : sequence of Case
+    cases : sequence of TrainingCase
         Of that part.
     pairing : {"all", "within-group", "to-atlas"}
         Every pair, those of one group, or every case to the atlas.
-    atlas : Case, optional
+    atlas : TrainingCase, optional
         Fixed in every pair of the last kind; it need not be among the cases.
     """
     if pairing == "to-atlas" and atlas is not None:
@@ -145,7 +149,7 @@ def choose_pairs(cases: Sequence[Case], pairing: str = "all", atlas: Optional[Ca
     return all_pairs(cases)
 
 
-def select(cases: Sequence[Case], names: Sequence[str]) -> List[Case]:
+def select(cases: Sequence[TrainingCase], names: Sequence[str]) -> List[TrainingCase]:
     """The cases that are named, by themselves or by their group.
 
     Raises OptionError if a name fits none.

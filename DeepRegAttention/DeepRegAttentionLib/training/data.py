@@ -28,7 +28,7 @@ from .augmentation import (
     random_pose,
     swapped,
 )
-from .cases import Case, Pair, choose_pairs, read_cases, select
+from .cases import Pair, TrainingCase, choose_pairs, read_cases, select
 from .options import TrainingOptions
 from .synthetic import SyntheticPairs
 
@@ -75,7 +75,7 @@ class View(NamedTuple):
 
     role: str
     """``fixed`` or ``moving``."""
-    case: Case
+    case: TrainingCase
     motion: Motion
     """From the grid's points to the image's."""
 
@@ -161,7 +161,7 @@ class PairReader:
             item.update(_landmarks(views, grid))
         return item if change is None else change.finish(item)
 
-    def _image(self, case: Case) -> sitk.Image:
+    def _image(self, case: TrainingCase) -> sitk.Image:
         return self.cache.get("image", case.image, self._read_normalised)
 
     def _read_normalised(self, path: Path) -> sitk.Image:

@@ -130,11 +130,6 @@ class Gate:
         assert self._runner is not None
         return int(self._runner.addresses[0][1])
 
-    @property
-    def session_count(self) -> int:
-        """Sessions that are alive."""
-        return self._pool.count
-
     async def stop(self) -> None:
         """End all sessions and stop listening."""
         await self._pool.close()

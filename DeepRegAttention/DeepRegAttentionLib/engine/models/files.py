@@ -50,14 +50,6 @@ def find_model(name_or_path: Union[str, Path], folder: Optional[Path] = None) ->
     raise ModelError(f"There is no model “{name}”{suggestion(name, models)}; the models are {', '.join(models)}.")
 
 
-def read_model_info(path: Path) -> ModelInfo:
-    """What a model file says of itself.
-
-    Raises ModelError if the file is missing, damaged, not of safetensors, or no model of this program.
-    """
-    return _header_info(_read_model_file(path), path)
-
-
 def load_model(model: Union[ModelFile, str, Path], device: Union[str, torch.device] = "cpu") -> nn.Module:
     """The network with its weights, float32, in evaluation mode.
 

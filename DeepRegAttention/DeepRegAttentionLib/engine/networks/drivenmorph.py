@@ -16,7 +16,7 @@ from .attention import GlobalSelfAttention, LocalAttention, certainty
 from .blocks import ConvBlock, Encoder, NetworkOutput, RegistrationNetwork, set_to_zero
 
 
-class Comparison(NamedTuple):
+class FeatureComparison(NamedTuple):
     """What difference modelling says of one level; all ``(N, ., k, j, i)``."""
 
     difference: Tensor
@@ -39,12 +39,14 @@ class DifferenceModel(nn.Module):
         self.coherence = GlobalSelfAttention(channels) if coarsest else LocalSelfAttention(channels, radius)
         self.weight = nn.Conv3d(channels, channels, 1)
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> Comparison:
+    def forward(self, fixed: Tensor, moving: Tensor) -> FeatureComparison:
         """Compare the fixed features with the warped moving features, both ``(N, C, k, j, i)``."""
         matched, attention = self.cross(fixed, moving)
         difference = fixed - moving
         features = self.coherence(self.compare(torch.cat([fixed, matched, difference], dim=1)))
-        return Comparison(difference.float(), self.weight(features).float().sigmoid(), certainty(attention), features)
+        return FeatureComparison(
+            difference.float(), self.weight(features).float().sigmoid(), certainty(attention), features
+        )
 
 
 class LocalSelfAttention(nn.Module):
@@ -87,7 +89,7 @@ class NeuralDemons(nn.Module):
         # Training starts from classic Demons: a smoothed force and nothing else.
         set_to_zero(self.smoothing[-1])
 
-    def force(self, fixed: Tensor, moving: Tensor, comparison: Comparison) -> Tensor:
+    def force(self, fixed: Tensor, moving: Tensor, comparison: FeatureComparison) -> Tensor:
         """The driving force ``(N, 3, k, j, i)`` in voxels of this level."""
         difference, weight = comparison.difference, comparison.weight
         slope = gradient((fixed + moving).float() / 2)
@@ -97,7 +99,7 @@ class NeuralDemons(nn.Module):
         stabiliser = (2 * self.log_stabiliser).exp() * (weighted * difference).sum(dim=1, keepdim=True)
         return pull / (steepness + stabiliser + 1e-3)
 
-    def forward(self, force: Tensor, comparison: Comparison) -> Tensor:
+    def forward(self, force: Tensor, comparison: FeatureComparison) -> Tensor:
         """Force and its reliability to a smooth velocity ``(N, 3, k, j, i)``."""
         reliability = comparison.weight.mean(dim=1, keepdim=True)
         motion = self.smoothing(torch.cat([force, reliability, comparison.certainty], dim=1)).float()
@@ -134,7 +136,7 @@ class DrivenMorph(RegistrationNetwork):
         fixed_pyramid, moving_pyramid = self.encoder(fixed)[::-1], self.encoder(moving)[::-1]
         output = NetworkOutput([], [])
         displacement: Optional[Tensor] = None
-        comparison: Optional[Comparison] = None
+        comparison: Optional[FeatureComparison] = None
         for f, m, compare, demons in zip(fixed_pyramid, moving_pyramid, self.comparisons, self.demons):
             if displacement is not None:
                 displacement = resize_field(displacement, f.shape[2:])
@@ -154,7 +156,7 @@ class DrivenMorph(RegistrationNetwork):
         return output
 
 
-def _attention_maps(comparison: Comparison) -> Dict[str, Tensor]:
+def _attention_maps(comparison: FeatureComparison) -> Dict[str, Tensor]:
     return {"attention": comparison.weight.mean(dim=1, keepdim=True), "certainty": comparison.certainty}
 
 
