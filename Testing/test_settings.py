@@ -64,8 +64,7 @@ def test_a_misspelt_setting_is_said() -> None:
 
 def test_a_job_is_understood_by_the_worker() -> None:
     job = make_job("1", Inputs("f", "m"), "out", Settings(refine=5), Outputs(maps=False), watch=True)
-    line = encode(job.command())
-    understood = decode_command(line).job
+    understood = decode_command(encode(job))
     assert isinstance(understood, Job)
     assert understood == job
     assert understood.watch

@@ -198,7 +198,7 @@ def test_nothing_is_exchanged_under_a_running_registration(viewer: Viewer, state
 def test_a_model_is_one_of_the_list(viewer: Viewer, state: Any, model: str) -> None:
     """A path would have the worker open any file of the server."""
     state.model = model
-    viewer._registration.press()
+    viewer._register_tab.press()
     assert state.error == "Choose one of the models in the list."
     assert not state.running
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 import pytest
@@ -20,7 +20,18 @@ import SimpleITK as sitk
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import MAP_MEANINGS
-from DeepRegAttentionLib.jobs.messages import ENDINGS, STAGES, Event, Job, Question, decode_event, encode
+from DeepRegAttentionLib.jobs.messages import (
+    ENDINGS,
+    STAGES,
+    Cancel,
+    Command,
+    DeviceQuestion,
+    Event,
+    Job,
+    Shutdown,
+    decode_event,
+    encode,
+)
 from DeepRegAttentionLib.terms.inputs import Inputs
 from helpers.images import blob_image
 from helpers.places import MODULE
@@ -86,8 +97,8 @@ class Client:
                 self.events.append(event)
                 self._new.put(event)
 
-    def send(self, message: Dict[str, Any]) -> None:
-        self.send_line(encode(message))
+    def send(self, command: Command) -> None:
+        self.send_line(encode(command))
 
     def send_line(self, line: bytes) -> None:
         assert self.process.stdin is not None
@@ -102,9 +113,9 @@ class Client:
             if event.event in kinds and id in (None, event.id) and stage in (None, event.stage):
                 return event
 
-    def ask(self, message: Dict[str, Any]) -> Event:
-        self.send(message)
-        return self.next(*ENDINGS, id=message["id"])
+    def ask(self, asked: Union[Job, Cancel, DeviceQuestion]) -> Event:
+        self.send(asked)
+        return self.next(*ENDINGS, id=asked.id)
 
     def of(self, id: str, kind: str) -> List[Event]:
         return [event for event in self.events if (event.id, event.event) == (id, kind)]
@@ -144,7 +155,7 @@ def shared(start) -> Client:
 def worker(shared) -> Client:
     """The warm worker, which must be idle and alive after each test."""
     yield shared
-    assert shared.ask({"id": "after", "command": "device"}).event == "done"
+    assert shared.ask(DeviceQuestion()).event == "done"
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +203,7 @@ def array(path: Path) -> np.ndarray:
 def test_a_job_leaves_what_register_returns(worker, make_job, images):
     options = {**NETWORK, "precision": "float32"}
     job = make_job(options, files=tuple(images))
-    done = worker.ask(job.command())
+    done = worker.ask(job)
     assert (done.event, done.folder) == ("done", job.folder), done
     moving = sitk.ReadImage(images["moving"])
     expected = register(sitk.ReadImage(images["fixed"]), moving, RegistrationOptions(**options))
@@ -214,7 +225,7 @@ def test_a_job_leaves_what_register_returns(worker, make_job, images):
 
 def test_progress_rises_through_the_stages(worker, make_job, images):
     job = make_job({**NETWORK, "prealign": "affine"}, files=tuple(images))
-    assert worker.ask(job.command()).event == "done"
+    assert worker.ask(job).event == "done"
     said = worker.of(job.id, "progress")
     order = [STAGES.index(event.stage) for event in said]
     assert order == sorted(order)
@@ -231,24 +242,24 @@ def test_progress_rises_through_the_stages(worker, make_job, images):
 def test_progress_is_said_ten_times_a_second_at_most(worker, make_job):
     job = make_job({**FAST, "refine": 60, "spacing": 4.0})
     begin = time.monotonic()
-    assert worker.ask(job.command()).event == "done"
+    assert worker.ask(job).event == "done"
     steps = [event for event in worker.of(job.id, "progress") if event.stage == "refine"]
     assert 3 < len(steps) <= 10 * (time.monotonic() - begin) + 2
 
 
 def test_the_second_job_neither_imports_nor_reads_the_model(worker, make_job):
     jobs = [make_job({**NETWORK, "prealign": "centre"}) for _ in range(2)]
-    assert worker.ask(jobs[0].command()).event == "done"
+    assert worker.ask(jobs[0]).event == "done"
     before = worker.log.read_text()
     assert "open" in before
     assert "import torch" in before
-    assert worker.ask(jobs[1].command()).event == "done"
+    assert worker.ask(jobs[1]).event == "done"
     assert worker.log.read_text() == before
 
 
 def test_what_libraries_print_does_not_reach_the_client(worker, make_job):
     job = make_job(FAST, "talkative")
-    assert worker.ask(job.command()).event == "done"
+    assert worker.ask(job).event == "done"
     assert worker.strays == []
     assert not [event for event in worker.events if event.id == "stray"]
     errors = worker.errors.read_text()
@@ -259,7 +270,7 @@ def test_what_libraries_print_does_not_reach_the_client(worker, make_job):
 def test_watching_shows_whole_images_that_become_better(worker, make_job, images):
     options = {**FAST, "refine": 14, "spacing": 4.0}
     job = make_job(options, "slow-refine", watch=True)
-    worker.send(job.command())
+    worker.send(job)
     fixed, seen = sitk.ReadImage(images["fixed"]), []
     while (event := worker.next("map", *ENDINGS, id=job.id)).event == "map":
         assert event.name == "warped"
@@ -278,14 +289,14 @@ def test_watching_shows_whole_images_that_become_better(worker, make_job, images
 
 def test_who_does_not_watch_is_shown_nothing(worker, make_job):
     job = make_job(FAST)
-    assert worker.ask(job.command()).event == "done"
+    assert worker.ask(job).event == "done"
     assert worker.of(job.id, "map") == []
 
 
 @pytest.mark.parametrize(("model", "steps"), [("hippocampus-mr", 0), ("brain-t1-drivenmorph", 30)])
 def test_steps_that_are_left_open_are_the_models_own(model, steps, worker, make_job):
     job = make_job({**FAST, "model": model, "refine": None}, watch=True)
-    ended = worker.ask(job.command())
+    ended = worker.ask(job)
     assert (ended.event, ended.metrics["refinement_steps"]) == ("done", steps)
     assert bool(worker.of(job.id, "map")) == bool(steps)
     fractions = [event.fraction for event in worker.of(job.id, "progress")]
@@ -295,13 +306,13 @@ def test_steps_that_are_left_open_are_the_models_own(model, steps, worker, make_
 
 def test_a_report_is_written_on_request(worker, make_job):
     job = make_job(FAST, report=True)
-    assert worker.ask(job.command()).event == "done"
+    assert worker.ask(job).event == "done"
     assert "report.html" in files_in(job.folder)
 
 
 def test_a_warning_of_the_engine_is_an_event_of_its_job(worker, make_job):
     job = make_job({**FAST, "refine": 0})
-    assert worker.ask(job.command()).event == "done"
+    assert worker.ask(job).event == "done"
     (warning,) = worker.of(job.id, "warning")
     assert "60 steps of refinement" in warning.message
 
@@ -312,8 +323,8 @@ def test_a_warning_of_the_engine_is_an_event_of_its_job(worker, make_job):
 def test_jobs_are_done_one_after_the_other(worker, make_job):
     jobs = [make_job(FAST, "slow-refine"), make_job(FAST)]
     for job in jobs:
-        worker.send(job.command())
-    assert worker.ask({"id": "meanwhile", "command": "models"}).event == "done"
+        worker.send(job)
+    assert worker.ask(DeviceQuestion()).event == "done"
     for job in jobs:
         assert worker.next("done", id=job.id).folder == job.folder
     ids = [event.id for event in worker.events if event.id in (jobs[0].id, jobs[1].id)]
@@ -322,16 +333,16 @@ def test_jobs_are_done_one_after_the_other(worker, make_job):
 
 def test_a_question_is_answered_while_a_job_runs(worker, make_job):
     job = make_job(FAST, "slow-refine", "slow-maps")
-    worker.send(job.command())
+    worker.send(job)
     worker.next("progress", id=job.id, stage="refine")
-    assert worker.ask({"id": "devices", "command": "device"}).event == "done"
+    assert worker.ask(DeviceQuestion()).event == "done"
     assert not worker.of(job.id, "done")
     worker.next("done", id=job.id)
 
 
 def test_a_waiting_job_can_be_cancelled_alone(worker, make_job):
     first, second = make_job(FAST, "slow-refine"), make_job(FAST)
-    for message in (first.command(), second.command(), {"id": second.id, "command": "cancel"}):
+    for message in (first, second, Cancel(second.id)):
         worker.send(message)
     assert worker.next(*ENDINGS).id == second.id
     assert worker.next(*ENDINGS, id=first.id).event == "done"
@@ -342,7 +353,7 @@ def test_a_waiting_job_can_be_cancelled_alone(worker, make_job):
 def test_an_id_that_is_taken_is_refused_and_the_first_job_goes_on(worker, make_job):
     job = make_job(FAST, "slow-refine")
     for _ in range(2):
-        worker.send(job.command())
+        worker.send(job)
     refusal = worker.next("error")
     assert (refusal.id, refusal.code) == (None, "protocol")
     assert worker.next(*ENDINGS, id=job.id).event == "done"
@@ -354,10 +365,10 @@ def test_an_id_that_is_taken_is_refused_and_the_first_job_goes_on(worker, make_j
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "measure"])
 def test_cancelling_takes_less_than_two_seconds_at_any_stage(stage, worker, make_job):
     job = make_job({**NETWORK, "prealign": "affine"}, f"slow-{stage}", watch=True)
-    worker.send(job.command())
+    worker.send(job)
     worker.next("progress", id=job.id, stage=stage)
     begin = time.monotonic()
-    worker.send({"id": job.id, "command": "cancel"})
+    worker.send(Cancel(job.id))
     assert worker.next(*ENDINGS, id=job.id).event == "cancelled"
     assert time.monotonic() - begin < 2
     assert files_in(job.folder) == [f"slow-{stage}"]
@@ -365,29 +376,29 @@ def test_cancelling_takes_less_than_two_seconds_at_any_stage(stage, worker, make
 
 def test_cancelling_while_the_labels_are_measured(worker, make_job, images):
     job = make_job(FAST, "slow-measure", files=tuple(images))
-    worker.send(job.command())
+    worker.send(job)
     worker.next("progress", id=job.id, stage="measure")
-    assert worker.ask({"id": job.id, "command": "cancel"}).event == "cancelled"
+    assert worker.ask(Cancel(job.id)).event == "cancelled"
 
 
 def test_a_job_that_has_ended_is_not_cancelled_again(worker, make_job):
     job = make_job(FAST)
-    assert worker.ask(job.command()).event == "done"
-    worker.send({"id": job.id, "command": "cancel"})
-    assert worker.ask({"id": "then", "command": "device"}).event == "done"
+    assert worker.ask(job).event == "done"
+    worker.send(Cancel(job.id))
+    assert worker.ask(DeviceQuestion()).event == "done"
     assert [event.event for event in worker.events if event.id == job.id and event.event in ENDINGS] == ["done"]
 
 
 def test_a_killed_worker_leaves_nothing_that_the_next_cannot_clear(start, worker, make_job):
     job = make_job(FAST, "slow-write")
     doomed = start()
-    doomed.send(job.command())
+    doomed.send(job)
     doomed.next("progress", id=job.id, stage="write")
     doomed.process.send_signal(signal.SIGKILL)
     doomed.process.wait(timeout=5)
     assert [name for name in files_in(job.folder) if name.startswith(".writing")]
     assert "warped.nrrd" not in files_in(job.folder)
-    assert worker.ask(job.command()).event == "done"
+    assert worker.ask(job).event == "done"
     assert not [name for name in files_in(job.folder) if name.startswith(".writing")]
 
 
@@ -395,11 +406,11 @@ def test_a_killed_worker_leaves_nothing_that_the_next_cannot_clear(start, worker
 def test_it_ends_within_two_seconds_in_the_middle_of_a_job(how, start, make_job):
     job = make_job(FAST, "slow-write", watch=True)
     client = start()
-    client.send(job.command())  # before it is ready: it waits
+    client.send(job)  # before it is ready: it waits
     client.next("progress", id=job.id, stage="write")
     begin = time.monotonic()
     if how == "shutdown":
-        client.send({"command": "shutdown"})
+        client.send(Shutdown())
         assert client.process.wait(timeout=10) == 0
     else:
         assert client.end() == 0
@@ -419,8 +430,8 @@ def test_it_ends_within_two_seconds_in_the_middle_of_a_job(how, start, make_job)
         (b"[" * 100_000, "one JSON object"),
         (b'{"id": "bad"}', "no command None"),
         (b'{"id": "bad", "command": "registr"}', "register, cancel"),
-        (b'{"command": "models"}', "needs an id"),
-        (b'{"id": 7, "command": "models"}', "must be a text"),
+        (b'{"command": "device"}', "needs an id"),
+        (b'{"id": 7, "command": "device"}', "must be a text"),
         (b'{"id": "bad", "command": "register"}', "“inputs” is missing"),
         (b'{"id": "bad", "command": "register", "inputs": {}, "folder": "f"}', "“fixed” is missing"),
         (b'{"id": "bad", "command": "register", "inputs": {"fixed": 3}, "folder": "f"}', "path of a file"),
@@ -454,10 +465,11 @@ def test_a_bad_line_is_answered_and_survived(line, phrase, worker):
     ],
 )
 def test_each_mistake_is_one_sentence_and_a_code(change, code, phrase, worker, make_job):
-    message = make_job(FAST).command()
+    message = make_job(FAST).to_dict()
     for key, value in change.items():
         message[key] = {**message[key], **value} if isinstance(value, dict) else value
-    error = worker.ask(message)
+    worker.send_line(json.dumps(message).encode() + b"\n")
+    error = worker.next(*ENDINGS, id=message["id"])
     assert (error.event, error.code) == ("error", code), error
     assert phrase in error.message
     assert error.message.count(". ") == 0
@@ -466,15 +478,15 @@ def test_each_mistake_is_one_sentence_and_a_code(change, code, phrase, worker, m
 
 def test_no_memory_is_said_and_the_next_job_works(worker, make_job):
     job = make_job(FAST, "huge")
-    error = worker.ask(job.command())
+    error = worker.ask(job)
     assert (error.event, error.code) == ("error", "memory"), error
     assert "coarser working spacing" in error.message
     assert "allocat" in error.detail
-    assert worker.ask(make_job(FAST).command()).event == "done"
+    assert worker.ask(make_job(FAST)).event == "done"
 
 
 def test_a_mistake_in_the_program_is_told_with_its_place(worker, make_job):
-    error = worker.ask(make_job(FAST, "mistaken").command())
+    error = worker.ask(make_job(FAST, "mistaken"))
     assert (error.event, error.code) == ("error", "internal")
     assert "KeyError" in error.message
     assert "\n" not in error.message
@@ -520,17 +532,8 @@ def test_a_missing_package_is_named_and_the_process_ends(how, name, phrase, star
 # Questions
 
 
-def test_the_models_are_described(worker):
-    answer = worker.ask({"id": "models", "command": "models"})
-    names = [entry["name"] for entry in json.loads((MODULE / "Resources/Models/models.json").read_text())["models"]]
-    assert [model["name"] for model in answer.models] == names
-    for model in answer.models:
-        assert {"network", "description", "modality", "training_data", "licence", "accuracy"} <= set(model)
-        assert Path(model["file"]).stat().st_size == model["size"]
-
-
 def test_the_devices_have_a_name_and_memory(worker):
-    devices = worker.ask(Question("devices").command()).devices
+    devices = worker.ask(DeviceQuestion()).devices
     assert devices["cpu"]["name"]
     assert 0 < devices["cpu"]["free_gib"] < devices["cpu"]["total_gib"]
     assert all(math.isfinite(device["total_gib"]) for device in devices.values())

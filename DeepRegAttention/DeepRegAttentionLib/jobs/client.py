@@ -1,27 +1,36 @@
-"""Keeps the worker warm and gives it one job at a time: a state machine without Qt, the process handed in."""
+"""Keeps the worker warm and gives it one job at a time: one state machine for the panel and the viewer.
+
+It knows no event loop: the process and the way to be called later are handed in. Nothing of it blocks but
+``shutdown``.
+"""
 
 from __future__ import annotations
 
 import enum
-import itertools
+import signal
 from dataclasses import replace
-from typing import Any, Callable, Dict, Optional, Protocol
+from typing import Callable, Dict, Optional, Protocol, Tuple
 
-from .messages import ENDINGS, PATIENCE_S, Event, Job, LineBuffer, decode_event, encode
+from .messages import ENDINGS, Cancel, Command, DeviceQuestion, Event, Job, LineBuffer, Shutdown, decode_event, encode
 from .signals import Signal
 
 Listener = Callable[[Event], None]
-Later = Callable[[int, Callable[[], None]], None]
+Later = Callable[[int, Callable[[], None]], object]
 """Calls a function after so many milliseconds, without blocking."""
 
-PATIENCE_MS = int(1000 * PATIENCE_S)
+WORKER_ARGUMENTS = ("-m", "DeepRegAttentionLib.worker")
+"""With these, a Python interpreter is the worker."""
+
+PATIENCE_MS = 2000
+"""How long a worker may take to obey, and then to terminate, before it is killed."""
 
 
 class Process(Protocol):
-    """A process whose three streams are at hand; in 3D Slicer a ``qt.QProcess``.
+    """A worker process and its three streams, as an event loop hands them over.
 
-    The runner sets the three callbacks before it calls ``start``. ``on_ended`` is called once, with the exit code
-    and whether the process crashed or could not be started.
+    The client sets the three callbacks before it calls ``start``; they are called in the thread of the event loop.
+    ``on_ended`` is called once, after all output, with the exit code (of a crash, where the system has signals, the
+    signal's number) and whether the process crashed or could not be started.
     """
 
     on_output: Callable[[bytes], None]
@@ -60,11 +69,14 @@ class State(enum.Enum):
 class BusyError(RuntimeError):
     """A job was submitted while another one runs."""
 
+    def __init__(self) -> None:
+        super().__init__("Another registration is under way; wait until it ends, or cancel it.")
 
-class Runner:
+
+class WorkerClient:
     """One worker process, started when it is first needed, kept warm, started again after a crash.
 
-    Every job ends with exactly one event of ``ENDINGS``, whatever happens to the process.
+    Every job and every question ends with exactly one event of ``ENDINGS``, whatever happens to the process.
 
     Attributes
     ----------
@@ -85,9 +97,7 @@ class Runner:
         self._process: Optional[Process] = None
         self._job: Optional[Job] = None
         self._listener: Listener = _ignore
-        self._questions: Dict[str, Listener] = {}
-        self._waiting: Dict[str, Dict[str, Any]] = {}
-        self._numbers = itertools.count(1)
+        self._questions: Dict[str, Tuple[DeviceQuestion, Listener]] = {}
         self._stopping: Optional[Process] = None
 
     # What others ask of it
@@ -116,7 +126,7 @@ class Runner:
         Raises BusyError if another job is under way.
         """
         if self.busy:
-            raise BusyError("Another registration is under way; wait until it ends, or cancel it.")
+            raise BusyError
         self._job, self._listener = job, listener
         if self.state is State.READY:
             self._send_job()
@@ -124,16 +134,13 @@ class Runner:
             self.warm_up()
             self.changed.emit()
 
-    def ask(self, command: str, listener: Listener, **more: Any) -> None:
-        """Put a question (``models``, ``device``) that the worker answers by one ``done`` or ``error``."""
-        name = f"{command}-{next(self._numbers)}"
-        self._questions[name] = listener
-        message = {"id": name, "command": command, **more}
-        if self._process is not None and self.state is not State.STARTING:
-            self._process.write(encode(message))
-        else:
-            self._waiting[name] = message
+    def ask(self, question: DeviceQuestion, listener: Listener) -> None:
+        """Put a question; the listener gets the answer, or the ``error`` or ``cancelled`` that came of it."""
+        self._questions[question.id] = question, listener
+        if self._process is None:
             self.warm_up()
+        elif self.state is not State.STARTING:
+            self._write(question)
 
     def cancel(self) -> None:
         """Stop the job: ask, terminate after 2 s, kill after 2 more; its ending event says ``cancelled``."""
@@ -143,7 +150,7 @@ class Runner:
             self._finish(Event("cancelled", self._job.id))
             return
         job, process = self._job, self._process
-        process.write(encode({"id": job.id, "command": "cancel"}))
+        self._write(Cancel(job.id))
         self._enter(State.CANCELLING)
         self._later(PATIENCE_MS, lambda: self._insist(job, process))
 
@@ -151,66 +158,62 @@ class Runner:
         """End the worker, and wait until it touches no file any more; a job that runs ends as ``cancelled``."""
         process, self._process = self._process, None
         if process is not None:
-            process.write(encode({"command": "shutdown"}))
+            process.write(encode(Shutdown()))
             process.close_input()
             if not process.wait(PATIENCE_MS):
                 process.kill()
-        self._questions.clear()
-        self._waiting.clear()
+                process.wait(PATIENCE_MS)
         self._enter(State.OFF)
-        if self._job is not None:
-            self._finish(Event("cancelled", self._job.id))
+        self._end_all(Event("cancelled"))
 
     # What the process does
 
     def _read(self, process: Process, lines: list[bytes]) -> None:
         for line in lines:
             event = decode_event(line)
-            if event is not None and process is self._process:
+            # One that was told to terminate has no say any more: the next job must not go to it.
+            if event is not None and process is self._process and process is not self._stopping:
                 self._heard(event)
 
     def _heard(self, event: Event) -> None:
         if event.event == "ready":
             self._ready()
         elif event.id is None:
-            self._spoken_to_all(event)
+            self._heard_without_id(event)
         elif event.id in self._questions:
-            self._questions.pop(event.id)(event)
+            _, listener = self._questions.pop(event.id)
+            listener(event)
         elif self._job is not None and event.id == self._job.id:
             self._finish(event) if event.event in ENDINGS else self._listener(event)
 
     def _ready(self) -> None:
+        # Whoever hears of the change may ask, or submit, at once.
+        waiting = [question for question, _ in self._questions.values()]
         self._enter(State.READY)
-        for message in self._waiting.values():
-            self._write(message)
-        self._waiting.clear()
-        if self._job is not None:
+        for question in waiting:
+            self._write(question)
+        if self._job is not None and self.state is State.READY:
             self._send_job()
 
-    def _spoken_to_all(self, event: Event) -> None:
-        if event.event == "error":
+    def _heard_without_id(self, event: Event) -> None:
+        """Why the worker cannot start, or a note for the log."""
+        if event.event == "error" and self.state is State.STARTING:
             self.trouble = event
             self.changed.emit()
+        elif event.message:
+            self.logged.emit(event.message)
 
     def _ended(self, process: Process, code: int, crashed: bool) -> None:
         if process is not self._process:
             return
         self._process, was = None, self.state
-        self._waiting.clear()
-        self._questions.clear()
         if self.trouble is None and was is not State.CANCELLING:
             self.trouble = _ended_event(was, code, crashed)
         self._enter(State.OFF)
-        if self._job is not None:
-            self._finish(self._last_event(self._job, was))
+        self._end_all(self.trouble or Event("cancelled"))
         # Not after a failed start: it would fail again, and again.
         if was in (State.RUNNING, State.CANCELLING):
             self.warm_up()
-
-    def _last_event(self, job: Job, was: State) -> Event:
-        if was is State.CANCELLING or self.trouble is None:
-            return Event("cancelled", job.id)
-        return replace(self.trouble, id=job.id)
 
     def _log(self, lines: list[bytes]) -> None:
         for line in lines:
@@ -220,12 +223,20 @@ class Runner:
 
     def _send_job(self) -> None:
         assert self._job is not None
-        self._write(self._job.command())
+        self._write(self._job)
         self._enter(State.RUNNING)
 
-    def _write(self, message: Dict[str, Any]) -> None:
+    def _write(self, command: Command) -> None:
         assert self._process is not None
-        self._process.write(encode(message))
+        self._process.write(encode(command))
+
+    def _end_all(self, last: Event) -> None:
+        """Answer every question and end the job: the process that had them is gone."""
+        questions, self._questions = self._questions, {}
+        for name, (_, listener) in questions.items():
+            listener(replace(last, id=name))
+        if self._job is not None:
+            self._finish(replace(last, id=self._job.id))
 
     def _finish(self, event: Event) -> None:
         """Forget the job before its listener hears the end, so that it may submit the next one."""
@@ -255,9 +266,17 @@ def _ignore(event: Event) -> None:
 
 
 def _ended_event(was: State, code: int, crashed: bool) -> Event:
-    how = "crashed" if crashed else f"ended with exit code {code}"
+    how = _how_it_ended(code, crashed)
     if was is State.STARTING:
         message = f"The process that registers could not start: it {how}. The log says more."
         return Event("error", code="no-worker", message=message)
     message = f"The process that registers {how}; it is started again. The log says more."
     return Event("error", code="worker-ended", message=message)
+
+
+def _how_it_ended(code: int, crashed: bool) -> str:
+    if not crashed:
+        return f"ended with exit code {code}"
+    # Linux ends a process so when there is no memory left.
+    killed = code == getattr(signal, "SIGKILL", None)
+    return "crashed, perhaps because no memory was left" if killed else "crashed"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..terms.inputs import INPUTS, REQUIRED, Inputs
 from ..terms.settings import ALL_OUTPUTS, Outputs, Settings
 
-COMMANDS = ("register", "cancel", "models", "device", "shutdown")
-"""What the worker understands; all but ``shutdown`` carry an ``id``: of the job, or of the question."""
-
 EVENTS = ("ready", "progress", "map", "warning", "done", "error", "cancelled")
-"""What the worker says; ``done``, ``error`` and ``cancelled`` end a job or answer a question."""
+"""What the worker says."""
 
 ENDINGS = ("done", "error", "cancelled")
-
-PATIENCE_S = 2.0
-"""How long a worker may take to obey, then to terminate, before whoever started it kills it."""
+"""The last that is said of a job, and the answers to a question."""
 
 STAGES = ("read", "prealign", "network", "refine", "warp", "maps", "measure", "write")
 """Of a job, in their order; a stage that a job does not need is left out."""
@@ -65,7 +61,7 @@ class Job:
     watch: bool = False
     report: bool = False
 
-    def command(self) -> Dict[str, Any]:
+    def to_dict(self) -> Dict[str, Any]:
         """The ``register`` command."""
         return {"command": "register", **asdict(self), "inputs": self.inputs.to_dict()}
 
@@ -79,40 +75,61 @@ def make_job(
 
 
 @dataclass(frozen=True)
-class Question:
-    """``device``: what this computer offers and, given a fixed image, how much memory a registration needs.
+class Cancel:
+    """Stops the job with this id, whether it runs or waits."""
+
+    id: str
+
+    def to_dict(self) -> Dict[str, Any]:
+        """The ``cancel`` command."""
+        return {"command": "cancel", "id": self.id}
+
+
+_numbers = itertools.count(1)
+
+
+def _new_id() -> str:
+    return f"question-{next(_numbers)}"
+
+
+@dataclass(frozen=True)
+class DeviceQuestion:
+    """Asks what this computer offers and, given a fixed image, how much memory a registration needs.
 
     Attributes
     ----------
-    id : str
-        Comes back with the answer.
     size : (int, int, int), optional
         Voxels of the fixed image along i, j, k; the moving image is taken to be alike.
     spacing : (float, float, float), optional
         Its spacing in mm.
     options : dict
         Fields of ``RegistrationOptions`` that the registration would have.
+    id : str
+        Comes back with the answer; questions that differ in nothing else are equal.
     """
 
-    id: str
     size: Optional[Tuple[int, int, int]] = None
     spacing: Optional[Tuple[float, float, float]] = None
     options: Dict[str, Any] = field(default_factory=dict)
+    id: str = field(default_factory=_new_id, compare=False)
 
-    def command(self) -> Dict[str, Any]:
+    def to_dict(self) -> Dict[str, Any]:
         """The ``device`` command."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         return {"command": "device", **given}
 
 
 @dataclass(frozen=True)
-class Command:
-    """A line that was understood; ``job`` comes with ``register``, ``question`` with ``device``."""
+class Shutdown:
+    """Ends the worker, even in the middle of a job."""
 
-    command: str
-    id: Optional[str] = None
-    job: Optional[Job] = None
-    question: Optional[Question] = None
+    def to_dict(self) -> Dict[str, Any]:
+        """The ``shutdown`` command."""
+        return {"command": "shutdown"}
+
+
+Command = Union[Job, Cancel, DeviceQuestion, Shutdown]
+"""What the worker understands."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,7 @@ class Event:
     event : str
         One of ``EVENTS``.
     id : str, optional
-        The job's, or the asking command's.
+        The job's, or the question's.
     stage, fraction, eta_s
         ``progress``: one of ``STAGES``, how much of the whole job is done (0..1), seconds that are left (None:
         unknown).
@@ -133,9 +150,9 @@ class Event:
         code ``missing-package``: the name of the package to install.
     folder, metrics
         ``done`` after ``register``: the result folder and what was measured.
-    models, devices
-        ``done`` after ``models``: what each file says of itself, with ``file``, ``size`` (bytes) and ``sha256``.
-        After ``device``: ``name``, ``free_gib``, ``total_gib`` of each, and of the CPU ``needed_gib``, if asked for.
+    devices
+        ``done`` after ``device``: ``name``, ``free_gib``, ``total_gib`` of each, and of the CPU ``needed_gib``, if
+        asked for.
     code, message, detail
         ``error`` (and ``message`` alone: ``warning``): for programs, for people, for a bug report.
     """
@@ -149,7 +166,6 @@ class Event:
     path: Optional[str] = None
     folder: Optional[str] = None
     metrics: Optional[Dict[str, Any]] = None
-    models: Optional[List[Dict[str, Any]]] = None
     devices: Optional[Dict[str, Any]] = None
     code: Optional[str] = None
     message: Optional[str] = None
@@ -160,9 +176,9 @@ class Event:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def encode(message: Dict[str, Any]) -> bytes:
+def encode(message: Union[Command, Event]) -> bytes:
     """One message as a line of UTF-8; NaN and infinities raise ValueError, JSON has none."""
-    return (json.dumps(message, allow_nan=False) + "\n").encode("utf-8")
+    return (json.dumps(message.to_dict(), allow_nan=False) + "\n").encode("utf-8")
 
 
 def decode_event(line: bytes) -> Optional[Event]:
@@ -201,16 +217,17 @@ def _object(line: bytes) -> Dict[str, Any]:
 
 def _command(values: Mapping[str, Any], id: Optional[str]) -> Command:
     name = values.get("command")
-    if name not in COMMANDS:
-        raise MessageError(f"There is no command {name!r}; the commands are {', '.join(COMMANDS)}.")
-    if id is None and name != "shutdown":
+    if name == "shutdown":
+        return Shutdown()
+    if name not in _WITH_ID:
+        known = ", ".join([*_WITH_ID, "shutdown"])
+        raise MessageError(f"There is no command {name!r}; the commands are {known}.")
+    if id is None:
         raise MessageError(f"The command “{name}” needs an id.")
-    job = _job(values) if name == "register" else None
-    question = _question(values) if name == "device" else None
-    return Command(name, id, job, question)
+    return _WITH_ID[name](values, id)
 
 
-def _job(values: Mapping[str, Any]) -> Job:
+def _job(values: Mapping[str, Any], id: str) -> Job:
     given = _take(values, "inputs", dict, "an object", None)
     for key, path in given.items():
         if key not in INPUTS:
@@ -221,7 +238,7 @@ def _job(values: Mapping[str, Any]) -> Job:
         if given.get(key) is None:
             raise MessageError(f"The input “{key}” is missing.")
     return Job(
-        values["id"],
+        id,
         Inputs(**given),
         _take(values, "folder", str, "the path of a folder", None),
         _take(values, "options", dict, "an object", {}),
@@ -230,12 +247,23 @@ def _job(values: Mapping[str, Any]) -> Job:
     )
 
 
-def _question(values: Mapping[str, Any]) -> Question:
+def _cancel(values: Mapping[str, Any], id: str) -> Cancel:
+    return Cancel(id)
+
+
+def _question(values: Mapping[str, Any], id: str) -> DeviceQuestion:
     size, spacing = (_three_positive(values, key) for key in ("size", "spacing"))
     if (size is None) != (spacing is None):
         raise MessageError("“size” and “spacing” of the fixed image belong together.")
     whole = None if size is None else (int(size[0]), int(size[1]), int(size[2]))
-    return Question(values["id"], whole, spacing, _take(values, "options", dict, "an object", {}))
+    return DeviceQuestion(whole, spacing, _take(values, "options", dict, "an object", {}), id)
+
+
+_WITH_ID: Dict[str, Callable[[Mapping[str, Any], str], Command]] = {
+    "register": _job,
+    "cancel": _cancel,
+    "device": _question,
+}
 
 
 def _three_positive(values: Mapping[str, Any], key: str) -> Optional[Tuple[float, float, float]]:

@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional
 import slicer
 from slicer.i18n import tr as _
 
-from ..jobs.client import Runner
+from ..jobs.client import WorkerClient
 from ..jobs.messages import Event
 
 TORCH_REQUIREMENT = ">=2.0"
@@ -22,14 +22,14 @@ _SLICERS_OWN = ("numpy", "SimpleITK")
 class DependencySection:
     """Visible only while the worker cannot start for want of a package."""
 
-    def __init__(self, ui: Any, runner: Runner) -> None:
-        self._ui, self._runner = ui, runner
+    def __init__(self, ui: Any, client: WorkerClient) -> None:
+        self._ui, self._client = ui, client
         ui.installButton.connect("clicked()", self.install)
         self.refresh()
 
     def refresh(self) -> None:
         """Show what the worker lacks; nothing while it lacks nothing."""
-        package = missing_package(self._runner.trouble)
+        package = missing_package(self._client.trouble)
         self._ui.dependencySection.visible = bool(package)
         if package:
             self._ui.dependencySection.text = _("{name} is needed").format(name=_title(package))
@@ -39,7 +39,7 @@ class DependencySection:
 
     def install(self) -> None:
         """Ask, install what is missing, start the worker again."""
-        package = missing_package(self._runner.trouble)
+        package = missing_package(self._client.trouble)
         if not slicer.util.confirmOkCancelDisplay(question(package), _("Install {name}").format(name=_title(package))):
             return
         with slicer.util.tryWithErrorDisplay(_("The installation failed."), waitCursor=True):
@@ -49,7 +49,7 @@ class DependencySection:
             else:
                 # Parts of it may be there: pip would take it for installed.
                 slicer.util.pip_install(f"--force-reinstall --no-deps {_REQUIREMENTS.get(package, package)}")
-        self._runner.warm_up()
+        self._client.warm_up()
 
 
 def missing_package(trouble: Optional[Event]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import qt
 import slicer
@@ -13,7 +13,7 @@ from slicer.i18n import translate
 from ..engine.errors import CancelledError, RegistrationError
 from ..engine.resources import resource_folder
 from ..jobs.client import State
-from ..jobs.messages import Event
+from ..jobs.messages import DeviceQuestion, Event
 from ..terms.choices import transform_choices
 from ..terms.inputs import NO_INPUTS
 from ..terms.settings import missing, without_effect
@@ -43,21 +43,21 @@ class Panel:
     def __init__(self, widget: Any, registrations: Registrations) -> None:
         translate_with(translate)
         self.ui = slicer.util.childWidgetVariables(widget)
-        self._registrations, self._runner = registrations, registrations.runner
+        self._registrations, self._client = registrations, registrations.client
         self.parameters: Optional[Parameters] = None
         self._tag: Any = None
         self._observation = 0
-        self._question: Any = None
+        self._question: Optional[DeviceQuestion] = None
         self._model = ModelSection(self.ui)
-        self._run = RunSection(self.ui, self._runner, self.toggle)
+        self._run = RunSection(self.ui, self._client, self.toggle)
         self._judge = JudgeSection(self.ui, self._run.fail)
         self._inspect = InspectSection(self.ui, self._judge.show)
-        self._dependencies = DependencySection(self.ui, self._runner)
+        self._dependencies = DependencySection(self.ui, self._client)
         choices.fill(self.ui.transformSelector, transform_choices())
         for name, combo in COMBOS.items():
             getattr(self.ui, combo).connect("currentIndexChanged(int)", lambda index, name=name: self._chosen(name))
         self.ui.sampleButton.connect("clicked()", self.load_sample)
-        self._runner.changed.connect(self._on_runner)
+        self._client.changed.connect(self._on_worker)
         registrations.changed.connect(self._refresh_button)
         scene = slicer.mrmlScene
         self._import_observation = scene.AddObserver(scene.EndImportEvent, self._on_import)
@@ -83,7 +83,7 @@ class Panel:
     def enter(self) -> None:
         """The module was opened: have the worker ready by the time that it is needed."""
         self._inspect.activate(True)
-        self._runner.warm_up()
+        self._client.warm_up()
         if self.parameters is not None:
             self._inspect.find()
             self.refresh()
@@ -97,7 +97,7 @@ class Panel:
         self.use(None)
         self._inspect.end()
         self._run.end()
-        self._runner.changed.disconnect(self._on_runner)
+        self._client.changed.disconnect(self._on_worker)
         self._registrations.changed.disconnect(self._refresh_button)
         slicer.mrmlScene.RemoveObserver(self._import_observation)
 
@@ -163,7 +163,7 @@ class Panel:
             return
         inputs = inputs_of(input_nodes(self.parameters))
         lacking = missing(inputs, settings_of(self.parameters), outputs_of(self.parameters))
-        if missing_package(self._runner.trouble):
+        if missing_package(self._client.trouble):
             lacking = _("Something has to be installed first: see above")
         self._run.refresh(lacking or "", self._registrations.current is not None)
 
@@ -206,22 +206,22 @@ class Panel:
         if self.parameters is not None:
             self.parameters.parameterNode.Modified()
 
-    def _on_runner(self) -> None:
+    def _on_worker(self) -> None:
         """The worker started, ended, or lacks something."""
         self._dependencies.refresh()
         self._refresh_button()
-        if self._runner.state is State.OFF:
+        if self._client.state is State.OFF:
             self._question = None
         self._ask_for_memory()
 
     def _ask_for_memory(self) -> None:
         """What this computer has, and what these volumes need of it; once for each change of them."""
-        if self.parameters is None or self._runner.state not in (State.READY, State.RUNNING):
+        if self.parameters is None or self._client.state not in (State.READY, State.RUNNING):
             return
         question = memory_question(self.parameters)
         if question != self._question:
             self._question = question
-            self._runner.ask("device", self._on_devices, **question)
+            self._client.ask(question, self._on_devices)
 
     def _on_devices(self, event: Event) -> None:
         if event.devices is not None:
@@ -229,11 +229,11 @@ class Panel:
             self._model.refresh()
 
 
-def memory_question(parameters: Parameters) -> Dict[str, Any]:
+def memory_question(parameters: Parameters) -> DeviceQuestion:
     """What the worker has to know to say how much memory a registration needs: the fixed grid and the options."""
     fixed = parameters.fixed
     if fixed is None or fixed.GetImageData() is None:
-        return {}
+        return DeviceQuestion()
     size, spacing = fixed.GetImageData().GetDimensions(), fixed.GetSpacing()
     options = {**settings_of(parameters).options(), "maps": parameters.wantMaps}
-    return {"size": list(size), "spacing": list(spacing), "options": options}
+    return DeviceQuestion(tuple(size), tuple(spacing), options)

@@ -15,7 +15,7 @@ import slicer
 
 from ..engine.errors import CancelledError, OptionError, OutputError, RegistrationError
 from ..jobs import messages
-from ..jobs.client import Later, Runner
+from ..jobs.client import BusyError, Later, WorkerClient
 from ..jobs.signals import Signal
 from ..scene import export, results
 from ..scene import preview as watch
@@ -83,8 +83,8 @@ class Registration:
         Emitted once, with this object.
     """
 
-    def __init__(self, request: Request, runner: Runner, scene: slicer.vtkMRMLScene, later: Later) -> None:
-        self.request, self._runner, self._scene, self._later = request, runner, scene, later
+    def __init__(self, request: Request, client: WorkerClient, scene: slicer.vtkMRMLScene, later: Later) -> None:
+        self.request, self._client, self._scene, self._later = request, client, scene, later
         self.preview: Optional[slicer.vtkMRMLScalarVolumeNode] = None
         self.result: Optional[results.Result] = None
         self.error: Optional[RegistrationError] = None
@@ -102,19 +102,19 @@ class Registration:
             The inputs cannot be used, or another registration runs; nothing stays behind.
         """
         self.request.require_complete()
-        if self._runner.busy:
-            raise RegistrationError("Another registration is under way; wait until it ends, or cancel it.")
+        if self._client.busy:
+            raise RegistrationError(str(BusyError()))
         with ExitStack() as undo:
             self.folder = folder = _new_folder(temporary_folder)
             undo.callback(self._clean_up)
             inputs = export.write_inputs(folder, **self.request.nodes)
-            self._runner.submit(self._job(inputs, folder / "result"), self._heard)
+            self._client.submit(self._job(inputs, folder / "result"), self._heard)
             undo.pop_all()
 
     def cancel(self) -> None:
         """Stop as soon as possible; ``ended`` follows."""
         self._cancelled = True
-        self._runner.cancel()
+        self._client.cancel()
 
     def drop(self) -> None:
         """Cancel, and touch no node any more: the scene closes."""
@@ -219,8 +219,8 @@ class Registrations:
         Emitted when one starts or ended.
     """
 
-    def __init__(self, runner: Runner, scene: slicer.vtkMRMLScene, later: Later) -> None:
-        self.runner, self._scene, self._later = runner, scene, later
+    def __init__(self, client: WorkerClient, scene: slicer.vtkMRMLScene, later: Later) -> None:
+        self.client, self._scene, self._later = client, scene, later
         self.current: Optional[Registration] = None
         self.changed = Signal()
         self._observation = scene.AddObserver(scene.StartCloseEvent, self._on_close)
@@ -237,7 +237,7 @@ class Registrations:
 
         Raises RegistrationError if it cannot start.
         """
-        registration = Registration(request, self.runner, self._scene, self._later)
+        registration = Registration(request, self.client, self._scene, self._later)
         prepare(registration)
         registration.ended.connect(self._on_ended)
         registration.start(slicer.app.temporaryPath)

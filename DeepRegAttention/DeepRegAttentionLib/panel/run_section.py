@@ -7,7 +7,7 @@ from typing import Any, Callable
 from slicer.i18n import tr as _
 
 from ..jobs import messages
-from ..jobs.client import Runner, State
+from ..jobs.client import State, WorkerClient
 from ..terms.measures import summary_text
 from ..terms.wording import button_text, progress_text, stage_text
 from .registration import Registration
@@ -16,19 +16,19 @@ from .registration import Registration
 class RunSection:
     """Shows what a registration would lack, what it does, and how it went."""
 
-    def __init__(self, ui: Any, runner: Runner, toggle: Callable[[], None]) -> None:
-        self._ui, self._runner = ui, runner
+    def __init__(self, ui: Any, client: WorkerClient, toggle: Callable[[], None]) -> None:
+        self._ui, self._client = ui, client
         ui.registerButton.connect("clicked()", toggle)
-        runner.logged.connect(self.log)
+        client.logged.connect(self.log)
         self.say("")
 
     def end(self) -> None:
         """Listen no longer."""
-        self._runner.logged.disconnect(self.log)
+        self._client.logged.disconnect(self.log)
 
     def refresh(self, lacking: str, running: bool) -> None:
         """Let the one button say what it does, or what is missing."""
-        cancelling = self._runner.state is State.CANCELLING and running
+        cancelling = self._client.state is State.CANCELLING and running
         button = self._ui.registerButton
         button.text = button_text(lacking or None, running, cancelling)
         button.enabled = not cancelling and (running or not lacking)
@@ -37,7 +37,7 @@ class RunSection:
     def started(self) -> None:
         """A registration began."""
         self._ui.progressBar.setRange(0, 0)
-        waits = self._runner.state is State.STARTING
+        waits = self._client.state is State.STARTING
         self.say(_("Starting PyTorch …") if waits else stage_text("start"))
 
     def heard(self, event: messages.Event) -> None:

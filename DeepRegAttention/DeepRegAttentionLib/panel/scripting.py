@@ -13,8 +13,8 @@ from ..jobs import messages
 from ..scene.results import Result
 from ..terms.settings import Outputs
 from .model_section import default_settings
-from .process import end_shared_runner, shared_runner
 from .registration import Registration, Registrations, Request
+from .worker_process import end_shared_client, shared_client
 
 Done = Callable[[Optional[Result], Optional[RegistrationError]], None]
 
@@ -25,7 +25,7 @@ def shared_registrations() -> Registrations:
     """The registrations of this application."""
     global _shared
     if _shared is None:
-        _shared = Registrations(shared_runner(), slicer.mrmlScene, qt.QTimer.singleShot)
+        _shared = Registrations(shared_client(), slicer.mrmlScene, qt.QTimer.singleShot)
     return _shared
 
 
@@ -35,7 +35,7 @@ def end_shared() -> None:
     if _shared is not None:
         _shared.end()
         _shared = None
-    end_shared_runner()
+    end_shared_client()
 
 
 def register(

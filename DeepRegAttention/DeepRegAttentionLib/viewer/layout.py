@@ -13,7 +13,7 @@ from ..terms.inputs import CALLED
 from . import stage as st
 from .inputs import EXTRAS, IMAGES
 from .inspection import titles
-from .registration import entries
+from .register_tab import entries
 
 DENSE = {"density": "compact", "hide_details": True}
 FIELD = {**DENSE, "variant": "outlined", "classes": "mb-2"}

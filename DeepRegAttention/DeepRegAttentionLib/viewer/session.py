@@ -29,7 +29,7 @@ from .gate import SECRET_HEADER
 from .inputs import Inputs
 from .inspection import Inspection, Slices
 from .page import Page
-from .registration import Registration
+from .register_tab import RegisterTab
 from .results import Results
 
 
@@ -52,7 +52,7 @@ class Viewer:
         self._inputs = Inputs(self._page)
         self._inspection = Inspection(self._page, self._slices)
         self._results = Results(self._page, self._inputs, self._inspection)
-        self._registration = Registration(self._page, self._inputs, self._results.show)
+        self._register_tab = RegisterTab(self._page, self._inputs, self._results.show)
         self._server.trigger("key")(self._inspection.press)
         self._server.trigger("open")(self._page.telling(self._open))
         self._inputs.on_choice = self._chosen
@@ -62,7 +62,7 @@ class Viewer:
         self._server.controller.on_exception.add(self._page.unexpected)
 
     def _chosen(self) -> None:
-        self._registration.chosen()
+        self._register_tab.chosen()
         self._slices.tell_windows()
 
     def _open(self, text: str) -> None:
@@ -102,7 +102,7 @@ class Viewer:
         await ended.wait()
         serving.cancel()
         await self._page.close()
-        await self._registration.close()
+        self._register_tab.close()
 
 
 def _wait_for_end(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:

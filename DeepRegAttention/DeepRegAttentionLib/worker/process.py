@@ -17,11 +17,22 @@ import warnings
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Union
 
 from ..engine.errors import CancelledError, RegistrationError, RegistrationWarning
 from ..engine.threads import wait_passively
-from ..jobs.messages import Command, Event, Job, LineBuffer, MessageError, Question, decode_command, encode
+from ..jobs.messages import (
+    Cancel,
+    Command,
+    DeviceQuestion,
+    Event,
+    Job,
+    LineBuffer,
+    MessageError,
+    Shutdown,
+    decode_command,
+    encode,
+)
 from .pace import SECONDS, Pace
 
 if TYPE_CHECKING:
@@ -57,7 +68,7 @@ class Channel:
 
     def say(self, event: Event) -> None:
         """Send an event; OSError if nobody listens any more."""
-        rest = memoryview(encode(event.to_dict()))
+        rest = memoryview(encode(event))
         with self._lock:
             while rest:
                 rest = rest[os.write(self._output, rest) :]
@@ -226,7 +237,7 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._lock = threading.Lock()
-        self._waiting: queue.Queue[Command] = queue.Queue()
+        self._waiting: queue.Queue[Union[Job, DeviceQuestion]] = queue.Queue()
         self._runs: Dict[str, Run] = {}
         self._current: Optional[Run] = None
         self._ready = threading.Event()
@@ -249,11 +260,14 @@ class Worker:
         self._say(Event("ready"))
         while True:
             try:
-                command = self._waiting.get(timeout=_IDLE_S)
+                asked = self._waiting.get(timeout=_IDLE_S)
             except queue.Empty:
                 release_memory()
                 continue
-            self._do(command)
+            if isinstance(asked, Job):
+                self._do(asked)
+            else:
+                self._answer(asked)
 
     # In the listening thread
 
@@ -266,24 +280,24 @@ class Worker:
         self._end()
 
     def _take(self, command: Command) -> None:
-        if command.command == "shutdown":
+        if isinstance(command, Shutdown):
             self._end()
-        elif command.command == "cancel":
-            self._cancel(str(command.id))
-        elif command.job is not None:
-            self._enqueue(command.job, command)
+        elif isinstance(command, Cancel):
+            self._cancel(command.id)
+        elif isinstance(command, Job):
+            self._enqueue(command)
         elif self._ready.is_set():
             self._answer(command)
         else:
             self._waiting.put(command)
 
-    def _enqueue(self, job: Job, command: Command) -> None:
+    def _enqueue(self, job: Job) -> None:
         with self._lock:
             if job.id in self._runs:
                 # Without the id: it would end the other job for whoever listens.
                 raise MessageError(f"There is already a job with the id “{job.id}”.")
             self._runs[job.id] = Run(job, self._say)
-        self._waiting.put(command)
+        self._waiting.put(job)
 
     def _cancel(self, id: str) -> None:
         with self._lock:
@@ -306,18 +320,15 @@ class Worker:
 
     # In the main thread
 
-    def _do(self, command: Command) -> None:
-        if command.job is None:
-            self._answer(command)
-            return
+    def _do(self, job: Job) -> None:
         with self._lock:
-            run = self._current = self._runs.get(command.job.id)
+            run = self._current = self._runs.get(job.id)
         if run is None:
             return  # cancelled while it waited
-        event = self._outcome(run.job.id, lambda: run.execute(self._seconds))
+        event = self._outcome(job.id, lambda: run.execute(self._seconds))
         with self._lock:
             self._current = None
-            del self._runs[run.job.id]
+            del self._runs[job.id]
         self._say(event)
 
     # In either
@@ -328,9 +339,8 @@ class Worker:
         except OSError:
             self._end()
 
-    def _answer(self, command: Command) -> None:
-        id, question = str(command.id), command.question
-        self._say(self._outcome(id, lambda: models(id) if question is None else devices(question)))
+    def _answer(self, question: DeviceQuestion) -> None:
+        self._say(self._outcome(question.id, lambda: devices(question)))
 
     def _outcome(self, id: str, work: Callable[[], Event]) -> Event:
         """What came of it, as an event: whatever goes wrong, the worker lives on."""
@@ -364,14 +374,7 @@ class Worker:
         warnings.showwarning = show
 
 
-def models(id: str) -> Event:
-    """The answer to ``models``."""
-    from ..engine.models.listing import list_models
-
-    return Event("done", id, models=[model.to_dict() for model in list_models()])
-
-
-def devices(question: Question) -> Event:
+def devices(question: DeviceQuestion) -> Event:
     """The answer to ``device``."""
     from ..engine.hardware import list_devices
     from ..engine.memory import memory_needed

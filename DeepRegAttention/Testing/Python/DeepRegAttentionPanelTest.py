@@ -29,9 +29,9 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.panel = open_panel()
         self.ui = self.panel.ui
         say("the worker starts, with torch")
-        runner = self.panel._runner
-        wait_until(lambda: runner.state.value == "ready" or runner.trouble, "the worker is ready", START_S)
-        self.assertIsNone(runner.trouble)
+        client = self.panel._client
+        wait_until(lambda: client.state.value == "ready" or client.trouble, "the worker is ready", START_S)
+        self.assertIsNone(client.trouble)
 
     def start(self, preset: int = 0) -> None:
         """Load the sample pair through its button, choose a preset, click Register."""
@@ -370,11 +370,11 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.start(preset=2)
         settle(0.5)
         say("the worker is killed")
-        self.panel._runner._process.kill()
+        self.panel._client._process.kill()
         wait_until(lambda: not self.under_way, "the crash is noticed", 20)
         self.assertIn("crashed", self.ui.statusLabel.text)
-        runner = self.panel._runner
-        wait_until(lambda: runner.state.value == "ready", "the worker is started again", START_S)
+        client = self.panel._client
+        wait_until(lambda: client.state.value == "ready", "the worker is started again", START_S)
 
 
 def _is_deformation_drawn() -> bool:

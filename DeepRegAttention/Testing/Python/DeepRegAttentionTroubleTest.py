@@ -28,9 +28,9 @@ class DeepRegAttentionTroubleTest(ScriptedLoadableModuleTest):
     def setUp(self) -> None:
         slicer.mrmlScene.Clear()
         self.use(open_panel())
-        self.runner.warm_up()
-        wait_until(lambda: self.runner.state.value == "ready" or self.runner.trouble, "the worker is ready", START_S)
-        self.assertIsNone(self.runner.trouble)
+        self.client.warm_up()
+        wait_until(lambda: self.client.state.value == "ready" or self.client.trouble, "the worker is ready", START_S)
+        self.assertIsNone(self.client.trouble)
         self.fixed, self.moving = blob_volume("Still"), blob_volume("Shifted", 6.0)
         parameters = self.panel.parameters
         parameters.fixed, parameters.moving, parameters.model, parameters.prealign = (
@@ -41,7 +41,7 @@ class DeepRegAttentionTroubleTest(ScriptedLoadableModuleTest):
         )
 
     def use(self, panel) -> None:
-        self.panel, self.ui, self.runner = panel, panel.ui, panel._runner
+        self.panel, self.ui, self.client = panel, panel.ui, panel._client
 
     def tearDown(self) -> None:
         self.assertEqual(files_left(), [])
@@ -105,7 +105,7 @@ class DeepRegAttentionTroubleTest(ScriptedLoadableModuleTest):
 
     def test_the_worker_is_killed_from_outside(self) -> None:
         self.click_and_refine()
-        os.kill(self.runner._process._process.processId(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        os.kill(self.client._process._process.processId(), getattr(signal, "SIGKILL", signal.SIGTERM))
         wait_until(lambda: not self.under_way, "it is noticed", 20)
         say(self.ui.statusLabel.text)
         self.assertIn("crashed", self.ui.statusLabel.text)
@@ -140,7 +140,7 @@ class DeepRegAttentionTroubleTest(ScriptedLoadableModuleTest):
         self.assertEqual(self.ui.registerButton.text, "Choose a fixed volume")
 
     def test_a_torch_that_is_not_complete_is_installed(self) -> None:
-        self.runner.shutdown()
+        self.client.shutdown()
         folder = Path(tempfile.mkdtemp(prefix="DeepRegAttentionTest"))
         self.addCleanup(shutil.rmtree, folder)
         (folder / "torch").mkdir()
@@ -189,13 +189,13 @@ class DeepRegAttentionTroubleTest(ScriptedLoadableModuleTest):
         say(str(calls))
         self.assertIn((False, None, ">=2.0"), calls)
         self.assertLessEqual(set(calls), {(False, None, ">=2.0"), "uninstall", "safetensors>=0.4"})
-        wait_until(lambda: self.runner.state.value == "ready" or self.runner.trouble, "the worker is ready", START_S)
+        wait_until(lambda: self.client.state.value == "ready" or self.client.trouble, "the worker is ready", START_S)
         settle(0.1)
         self.assertFalse(self.ui.dependencySection.visible)
 
     def test_reloading_loads_the_library_anew(self) -> None:
         self.click_and_refine()
-        before, worker = sys.modules["DeepRegAttentionLib.terms.settings"], self.runner
+        before, worker = sys.modules["DeepRegAttentionLib.terms.settings"], self.client
         slicer.modules.DeepRegAttentionWidget.onReload()
         say("collecting what is left of the old one")
         gc.collect()

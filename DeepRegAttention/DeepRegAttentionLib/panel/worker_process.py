@@ -11,16 +11,15 @@ from typing import Callable, Optional
 import qt
 
 from ..engine.threads import passive_waiting
-from ..jobs.client import Runner
+from ..jobs.client import WORKER_ARGUMENTS, WorkerClient
 
 MODULE_FOLDER = Path(__file__).resolve().parents[2]
-WORKER = ("-m", "DeepRegAttentionLib.worker")
 
-_shared: Optional[Runner] = None
+_shared: Optional[WorkerClient] = None
 
 
-class WorkerProcess:
-    """``runner.Process`` by ``qt.QProcess``."""
+class QtProcess:
+    """The client's ``Process`` by ``qt.QProcess``."""
 
     on_output: Callable[[bytes], None]
     on_log: Callable[[bytes], None]
@@ -39,7 +38,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start the worker; a failure comes as ``on_ended``."""
-        self._process.start(interpreter(), list(WORKER))
+        self._process.start(interpreter(), list(WORKER_ARGUMENTS))
 
     def write(self, data: bytes) -> None:
         """Queue bytes for its standard input."""
@@ -59,7 +58,9 @@ class WorkerProcess:
 
     def wait(self, milliseconds: int) -> bool:
         """Block until it has ended; False if it has not by then."""
-        return bool(self._process.waitForFinished(milliseconds))
+        # Of one that has ended before, Qt says that it did not end now.
+        ended = int(self._process.state()) == int(qt.QProcess.NotRunning)
+        return ended or bool(self._process.waitForFinished(milliseconds))
 
     def _on_output(self) -> None:
         self.on_output(_bytes(self._process.readAllStandardOutput()))
@@ -78,18 +79,18 @@ class WorkerProcess:
             self.on_ended(-1, True)
 
 
-def shared_runner() -> Runner:
-    """The one runner of this application, so that the worker stays warm for everyone; ended with it."""
+def shared_client() -> WorkerClient:
+    """The one client of this application, so that the worker stays warm for everyone; ended with it."""
     global _shared
     if _shared is None:
         import slicer
 
-        _shared = Runner(WorkerProcess, qt.QTimer.singleShot)
+        _shared = WorkerClient(QtProcess, qt.QTimer.singleShot)
         slicer.app.connect("aboutToQuit()", _shared.shutdown)
     return _shared
 
 
-def end_shared_runner() -> None:
+def end_shared_client() -> None:
     """End it before the application does."""
     global _shared
     if _shared is not None:

@@ -1,17 +1,20 @@
-"""Registering from the page: settings, the one button, progress with the time left, the result."""
+"""The tab that registers: settings, the one button, progress with the time left, the result."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
+import sys
 import uuid
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Dict, Iterable, List, Optional
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Iterable, List, Optional
 
 from ..engine.errors import UnreadableFileError
 from ..engine.models.listing import list_models
-from ..jobs.messages import Event, Job, make_job
+from ..jobs.client import WorkerClient
+from ..jobs.messages import ENDINGS, DeviceQuestion, Event, Job, make_job
 from ..scene.preview import refresh_warped
 from ..terms.choices import Choice
 from ..terms.models import model_choices, model_text
@@ -21,15 +24,15 @@ from ..terms.wording import button_text, device_text, progress_text
 from . import stage as st
 from .inputs import Inputs as ChosenInputs
 from .page import Page
-from .runner import Runner
+from .worker_process import AsyncioProcess, later
 
 _SETTINGS = tuple(item.name for item in fields(Settings) if item.name not in ("model_file", *CONSENT))
 _OPEN = ("refine", "regularization", "spacing")
 """Fields that are empty for “the model's own”."""
 
 
-class Registration:
-    """The registration of one page: at most one runs at a time.
+class RegisterTab:
+    """Has one registration done at a time.
 
     Parameters
     ----------
@@ -45,7 +48,8 @@ class Registration:
         self._page = page
         self._inputs = inputs
         self._on_result = on_result
-        self._runner = Runner(page.folder / "worker.txt")
+        self._client = WorkerClient(AsyncioProcess, later)
+        self._client.logged.connect(lambda line: print(line, file=sys.stderr))
         self._job: Optional[Job] = None
         self._watched: Any = None
         self._devices: Optional[Dict[str, Any]] = None
@@ -100,10 +104,10 @@ class Registration:
         self._refresh()
         if self._devices is None and self._inputs.given.fixed:
             self._devices = {}
-            self._page.task(self._ask_devices())
+            self._client.ask(DeviceQuestion(), self._on_devices)
 
-    async def _ask_devices(self) -> None:
-        self._devices = await self._runner.devices()
+    def _on_devices(self, answer: Event) -> None:
+        self._devices = answer.devices
         self._refresh()
 
     # Running
@@ -119,7 +123,7 @@ class Registration:
         elif not self._page.state.cancelling:
             self._page.set(cancelling=True)
             self._refresh()
-            self._page.task(self._runner.cancel(self._job.id))
+            self._client.cancel()
 
     async def run(self) -> None:
         """Register what was chosen; returns after the result is shown, or the reason that there is none."""
@@ -138,7 +142,7 @@ class Registration:
             self._refresh()
 
     async def _follow(self, job: Job) -> None:
-        async for event in self._runner.run(job):
+        async for event in events_of(self._client, job):
             if event.event == "progress":
                 text = progress_text(event.stage, event.fraction, event.eta_s)
                 self._page.set(progress=round(100 * (event.fraction or 0.0)), progress_text=text)
@@ -178,9 +182,19 @@ class Registration:
         self._page.stage.remove(self._watched)
         self._watched = None
 
-    async def close(self) -> None:
-        """End the process that registers."""
-        await self._runner.close()
+    def close(self) -> None:
+        """End the process that registers, and wait for that."""
+        self._client.shutdown()
+
+
+async def events_of(client: WorkerClient, job: Job) -> AsyncIterator[Event]:
+    """Have a job done: everything that is said of it, to the end; BusyError if another one is under way."""
+    said: asyncio.Queue[Event] = asyncio.Queue()
+    client.submit(job, said.put_nowait)
+    event = Event("")
+    while event.event not in ENDINGS:
+        event = await said.get()
+        yield event
 
 
 def entries(choices: Iterable[Choice]) -> List[Dict[str, str]]:
