@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator, List, Set
+from typing import Dict, Iterator, List, Set
 
 import pytest
 from helpers.imports import LIBRARY, ROOT, imports, module_name, part_of, source_files
@@ -79,7 +79,35 @@ def loaded_with(module: str) -> Set[str]:
     return seen
 
 
+def circles(package_root: Path = MODULE) -> List[Set[str]]:
+    """Modules that import each other, by whatever way round, for type checkers alone included."""
+    files = {module_name(path, package_root): path for path in (package_root / ROOT).rglob("*.py")}
+    ahead: Dict[str, Set[str]] = {}
+    for name, path in files.items():
+        found = (imported.name for imported in imports(path, package_root, typing=True))
+        # What is imported is a module, or something of one.
+        targets = {target if target in files else target.rpartition(".")[0] for target in found}
+        ahead[name] = targets & set(files) - {name}
+    reached = {name: _reached(name, ahead) for name in files}
+    rings = [{other for other in reached[name] if name in reached[other]} for name in files if name in reached[name]]
+    return [ring for n, ring in enumerate(rings) if ring not in rings[:n]]
+
+
+def _reached(start: str, ahead: Dict[str, Set[str]]) -> Set[str]:
+    seen: Set[str] = set()
+    waiting = set(ahead[start])
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting |= ahead[name] - seen
+    return seen
+
+
 # The checks
+
+
+def test_no_two_modules_import_each_other() -> None:
+    assert circles() == []
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: module_name(path, MODULE).partition(".")[2])
@@ -225,6 +253,18 @@ def test_an_allowed_import_is_no_violation(tmp_path: Path, file: str, source: st
     path.parent.mkdir(parents=True)
     path.write_text(source)
     assert violations(path, tmp_path) == []
+
+
+def test_a_circle_is_found_also_by_way_of_a_third_and_for_type_checkers_alone(tmp_path: Path) -> None:
+    for name, source in {
+        "a": "from .b import B",
+        "b": "def f():\n    from . import c",
+        "c": f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import {ROOT}.a",
+        "d": "from .a import A",
+    }.items():
+        (tmp_path / ROOT).mkdir(exist_ok=True)
+        (tmp_path / ROOT / f"{name}.py").write_text(source)
+    assert circles(tmp_path) == [{f"{ROOT}.{name}" for name in "abc"}]
 
 
 def test_what_a_module_loads_is_followed_through_its_imports() -> None:

@@ -27,7 +27,7 @@ from DeepRegAttentionLib.engine.models.listing import list_models
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import Guidance, register
-from DeepRegAttentionLib.engine.result import MAP_MEANINGS, RegistrationResult
+from DeepRegAttentionLib.engine.result import MAP_NAMES, RegistrationResult
 from helpers.images import blob_image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -244,7 +244,7 @@ def test_an_initial_transform_is_where_it_starts(pair):
 def test_a_network_explains_itself_in_millimetres(pair, model_file):
     result = register(*pair, dataclasses.replace(ALONE, model=model_file, refine=0))
     assert {"jacobian", "driving_force", "driving_force_magnitude", "attention", "certainty"} <= set(result.maps)
-    assert set(result.maps) <= set(MAP_MEANINGS)
+    assert set(result.maps) <= set(MAP_NAMES)
     own = {image.GetSize() for name, image in result.maps.items() if not name.startswith("difference")}
     assert own == {result.maps["jacobian"].GetSize()}
     for name, image in result.maps.items():

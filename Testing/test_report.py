@@ -18,25 +18,19 @@ from DeepRegAttentionLib.engine.landmarks import Landmarks
 from DeepRegAttentionLib.engine.maps import jacobian_map
 from DeepRegAttentionLib.engine.metrics import jacobian_statistics, similarity
 from DeepRegAttentionLib.engine.resampling import warp_image
-from DeepRegAttentionLib.engine.result import MAP_MEANINGS, RegistrationResult
+from DeepRegAttentionLib.engine.result import MAP_NAMES, RegistrationResult
+from DeepRegAttentionLib.report.drawings import _draw_arrows, _grid_lines, _inside, jacobian_pictures
 from DeepRegAttentionLib.report.facts import facts_table
-from DeepRegAttentionLib.report.figures import (
-    PLANES,
-    Look,
-    Scene,
-    Section,
-    _frame,
-    _grid_lines,
-    _jacobian_pictures,
-    _outlines,
-    paint,
-    result_pictures,
-    split_transform,
-)
 from DeepRegAttentionLib.report.page import write_report
+from DeepRegAttentionLib.report.painting import Look, _frame, paint
+from DeepRegAttentionLib.report.pictures import _outlines, result_pictures
+from DeepRegAttentionLib.report.sections import PLANES, Section
 from DeepRegAttentionLib.report.tables import measure_tables, structure_bars
+from DeepRegAttentionLib.report.views import Views, split_transform
+from DeepRegAttentionLib.terms.maps import MAPS
 from helpers.images import blob_image, rotation
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 from PIL import Image
 
 CENTRE = np.array((31.0, -57.0, 112.0))
@@ -147,9 +141,9 @@ def test_everything_that_a_result_has_is_on_the_page(tmp_path, fixed, moving):
     page = page_of(path)
     pictures, text = embedded(page), text_of(page)
     assert {"fixed", "linear", "warped", "checkerboard", "grid", "histogram", "labels"} < set(pictures)
-    assert set(MAP_MEANINGS) - {"driving_force_magnitude"} < set(pictures)
-    for name, meaning in MAP_MEANINGS.items():
-        assert name == "driving_force_magnitude" or meaning in text
+    assert set(MAP_NAMES) - {"driving_force_magnitude"} < set(pictures)
+    for entry in MAPS.values():
+        assert entry.key == "driving_force_magnitude" or entry.meaning in text
     for expected in ("0.654", "0.789", "0.025", "0.169", "Thalamus <left> & “right”", "Structure 3"):
         assert expected in text
     assert len({image.size for name, image in pictures.items() if name != "histogram"}) == 1
@@ -220,7 +214,7 @@ def test_folds_are_drawn_in_their_own_colour_down_to_a_single_voxel(fixed, movin
     # The arrow of the colour bar is always there.
     plain = yellow_pixels(jacobian_picture(result, fixed, moving))
     values = sitk.GetArrayFromImage(result.maps["jacobian"])
-    centre = Scene.of(result, fixed, moving).sections[0].point.tolist()
+    centre = Views.of(result, fixed, moving).sections[0].point.tolist()
     values[fixed.TransformPhysicalPointToIndex(centre)[::-1]] = -0.5
     result.maps["jacobian"] = scalar_image(values, fixed)
     one = yellow_pixels(jacobian_picture(result, fixed, moving))
@@ -241,7 +235,7 @@ def test_strong_shrinking_is_no_fold(fixed, moving, jacobian):
 
 
 def jacobian_picture(result: RegistrationResult, fixed: sitk.Image, moving: sitk.Image) -> Image.Image:
-    heat = _jacobian_pictures(Scene.of(result, fixed, moving))[0]
+    heat = jacobian_pictures(Views.of(result, fixed, moving))[0]
     return Image.open(io.BytesIO(heat.png)).convert("RGB")
 
 
@@ -289,6 +283,57 @@ def test_a_folder_in_the_way_stays_and_nothing_half_written_does(tmp_path, fixed
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+def coarser(image: sitk.Image) -> sitk.Image:
+    """The same on a grid of twice the spacing, turned, that covers more than the image."""
+    grid, turn = Grid.of(image), rotation((5.0, -8.0, 10.0))
+    direction = turn @ np.array(grid.direction).reshape(3, 3)
+    spacing = 2 * np.array(grid.spacing)
+    size = [int(0.7 * n) for n in grid.size]
+    origin = grid.centre - direction @ (spacing * (np.array(size) - 1) / 2)
+    target = size, sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, origin.tolist(), spacing.tolist()
+    return sitk.Resample(image, *target, direction.flatten().tolist(), 1.0, image.GetPixelID())
+
+
+def test_maps_on_a_coarser_grid_are_drawn_where_they_lie(tmp_path, fixed, moving):
+    result = with_every_map(make_result(fixed, moving), fixed)
+    fine = embedded(page_of(write_report(result, fixed, moving, tmp_path / "fine.html")))
+    for name in set(result.maps) - {"difference_before", "difference_after"}:
+        result.maps[name] = coarser(result.maps[name])
+    coarse = embedded(page_of(write_report(result, fixed, moving, tmp_path / "coarse.html")))
+    assert set(coarse) == set(fine)
+    for name in ("fixed", "warped", "grid", "difference_after"):
+        assert coarse[name] == fine[name]
+    views = Views.of(result, fixed, moving)
+    for section in views.sections:
+        there = section.sample(result.maps["jacobian"]), section.sample(make_result(fixed, moving).maps["jacobian"])
+        difference = np.abs(there[0] - there[1])
+        # The change of volume is smooth: half the grid shows it as well.
+        assert np.isfinite(difference).sum() > 5000
+        assert np.nanmax(difference) < 0.1
+
+
+def test_the_histogram_counts_where_the_fixed_image_is_on_the_maps_own_grid(fixed):
+    far = np.linalg.norm(physical_points(fixed) - CENTRE, axis=-1)
+    fixed, middle = scalar_image(np.float32(far < 20), fixed), scalar_image(far, fixed)
+    for distance in (middle, coarser(middle)):
+        inside = _inside(distance, fixed)
+        assert 0 < inside.min() < 6
+        assert 18 < inside.max() < 24 < sitk.GetArrayViewFromImage(distance).max()
+
+
+def test_arrows_of_the_force_point_along_the_motion(fixed):
+    """As on the screen: where the moving image is pulled to, against the stored vectors."""
+    vectors = np.tile(np.float32([4.0, 0.0, -1.0]), (*Grid.of(fixed).shape, 1))
+    force = Grid.of(fixed).place(sitk.GetImageFromArray(vectors, isVector=True))
+    section = Views.of(make_result(fixed, fixed), fixed, fixed).sections[1]
+    ax = Figure().add_subplot()
+    _draw_arrows(ax, section, force, 5.0, 1.0, 0.1)
+    arrows = ax.collections[0]
+    assert len(arrows.U) > 10
+    np.testing.assert_allclose(arrows.U, -4.0, atol=1e-4)
+    np.testing.assert_allclose(arrows.V, 1.0, atol=1e-4)
+
+
 # Geometry
 
 
@@ -299,7 +344,7 @@ def test_sections_show_physical_points_upright_on_oblique_images(fixed):
     core = np.zeros(Grid.of(fixed).shape)
     core[1:-1, 1:-1, 1:-1] = 1
     inner = scalar_image(core, fixed)
-    for section in Scene.of(make_result(fixed, fixed), fixed, fixed).sections:
+    for section in Views.of(make_result(fixed, fixed), fixed, fixed).sections:
         h, v = section.coordinates(section.pixel)
         for axis, expected in ((section.plane.horizontal, h), (section.plane.vertical, v)):
             seen = section.sample(scalar_image(points[..., axis], fixed))
@@ -312,8 +357,8 @@ def test_sections_show_physical_points_upright_on_oblique_images(fixed):
 
 
 def test_the_planes_meet_in_the_object(fixed):
-    scene = Scene.of(make_result(fixed, fixed), fixed, fixed)
-    for section in scene.sections:
+    views = Views.of(make_result(fixed, fixed), fixed, fixed)
+    for section in views.sections:
         assert np.linalg.norm(section.point - CENTRE) < 6
         assert (section.low < CENTRE).all()
         assert (section.high > CENTRE).all()
@@ -340,13 +385,13 @@ def bright_at(offset: tuple[float, float, float]) -> sitk.Image:
 )
 def test_the_picture_is_radiological(offset, panel, direction):
     image = bright_at(offset)
-    scene = Scene.of(make_result(image, image, 0.0), image, image)
-    png = paint(scene.sections, scene.sample(image), Look(colormaps["gray"], 0.0, 1.0))
+    views = Views.of(make_result(image, image, 0.0), image, image)
+    png = paint(views.sections, views.sample(image), Look(colormaps["gray"], 0.0, 1.0))
     grey = np.asarray(Image.open(io.BytesIO(png)).convert("L")).astype(float)
-    left, right, top, bottom, mm = panel_of(scene, panel, grey.shape)
+    left, right, top, bottom, mm = panel_of(views, panel, grey.shape)
     part = grey[top:bottom, left:right]
     v, h = np.argwhere(ndi_open(part > 200)).mean(axis=0)
-    section = scene.sections[panel]
+    section = views.sections[panel]
     middle = np.array([(left + right) / 2 - left, (top + bottom) / 2 - top])
     shift = np.array([h, v]) - middle
     # Where the centre of the ball lies in the panel, then the bright spot relative to it, in mm.
@@ -356,14 +401,14 @@ def test_the_picture_is_radiological(offset, panel, direction):
     np.testing.assert_allclose(shift * mm - centre, 12.0 * np.array(direction), atol=2.5)
 
 
-def panel_of(scene: Scene, number: int, shape: tuple[int, int]) -> tuple[int, int, int, int, float]:
+def panel_of(views: Views, number: int, shape: tuple[int, int]) -> tuple[int, int, int, int, float]:
     """Pixels of a panel in the picture, and mm a pixel there."""
-    _, axes = _frame(scene.sections)
+    _, axes = _frame(views.sections)
     box = axes[number].get_position()
     rows, columns = shape
     left, right = round(box.x0 * columns), round(box.x1 * columns)
     top, bottom = round((1 - box.y1) * rows), round((1 - box.y0) * rows)
-    return left, right, top, bottom, scene.sections[number].size[0] / (right - left)
+    return left, right, top, bottom, views.sections[number].size[0] / (right - left)
 
 
 def ndi_open(mask: np.ndarray) -> np.ndarray:
@@ -373,11 +418,11 @@ def ndi_open(mask: np.ndarray) -> np.ndarray:
 
 
 def test_panels_keep_the_proportions_of_the_body(fixed):
-    scene = Scene.of(make_result(fixed, fixed), fixed, fixed)
-    figure, axes = _frame(scene.sections)
+    views = Views.of(make_result(fixed, fixed), fixed, fixed)
+    figure, axes = _frame(views.sections)
     inches = figure.get_size_inches()
     scales = []
-    for ax, section in zip(axes, scene.sections):
+    for ax, section in zip(axes, views.sections):
         box = ax.get_position()
         scales += [section.size[0] / (box.width * inches[0]), section.size[1] / (box.height * inches[1])]
     np.testing.assert_allclose(scales, scales[0], rtol=1e-9)
@@ -398,9 +443,9 @@ def test_the_transform_comes_apart_into_linear_and_deformable(fixed):
 
 def test_the_grid_bends_to_where_fixed_points_land(fixed, moving):
     """A push to the left by 6 mm bends vertical lines by 6 mm to the left, and no other lines or planes."""
-    scene = Scene.of(make_result(fixed, moving), fixed, moving)
-    for section in scene.sections:
-        lines, lengths = grid_lines(section, scene.deformation)
+    views = Views.of(make_result(fixed, moving), fixed, moving)
+    for section in views.sections:
+        lines, lengths = grid_lines(section, views.deformation)
         flat, _ = grid_lines(section, sitk.Transform(3, sitk.sitkIdentity))
         moved = lines - flat
         assert lengths.max() == pytest.approx(PUSH, rel=0.1)
@@ -431,10 +476,10 @@ def test_the_picture_of_the_grid_follows_the_deformation_alone(fixed, moving):
 
 
 def test_the_linear_picture_is_the_moving_image_through_the_linear_part(fixed, moving):
-    scene = Scene.of(make_result(fixed, moving), fixed, moving)
+    views = Views.of(make_result(fixed, moving), fixed, moving)
     expected = warp_image(moving, fixed, affine((2.0, -1.0, 1.5)))
-    for section in scene.sections:
-        seen, there = section.sample(moving, transform=scene.linear), section.sample(expected)
+    for section in views.sections:
+        seen, there = section.sample(moving, transform=views.linear), section.sample(expected)
         both = np.isfinite(seen) & np.isfinite(there) & (seen > 0.2)
         assert both.sum() > 500
         assert np.corrcoef(seen[both], there[both])[0, 1] > 0.98

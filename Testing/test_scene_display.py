@@ -10,8 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from DeepRegAttentionLib.engine.errors import ImageError, OutputError
-from DeepRegAttentionLib.engine.result import MAP_MEANINGS
-from DeepRegAttentionLib.scene.colors import jacobian_colors, jacobian_factor
+from DeepRegAttentionLib.scene.colors import jacobian_colors
 from DeepRegAttentionLib.scene.compare import AXES, Comparison, aligned_volume
 from DeepRegAttentionLib.scene.deformation import STYLES, default_spacing, show_deformation, show_force_arrows
 from DeepRegAttentionLib.scene.judge import export_csv, make_tables
@@ -24,8 +23,9 @@ from DeepRegAttentionLib.scene.layouts import (
     view_composites,
 )
 from DeepRegAttentionLib.scene.nodes import matrix_array, voxel_to_world
-from DeepRegAttentionLib.scene.overlays import OVERLAYS, available_overlays, forget_legends, show_overlay, value_range
+from DeepRegAttentionLib.scene.overlays import forget_legends, show_overlay, value_range
 from DeepRegAttentionLib.scene.results import load_result
+from DeepRegAttentionLib.terms.maps import Scale, offered
 from helpers.scene import (
     World,
     add_volume,
@@ -61,7 +61,7 @@ def shown(tmp_path_factory):
 def clean(shown):
     yield
     _, result, view = shown
-    show_overlay(result, None, [view.composite])
+    show_overlay(result.maps, None, [view.composite])
     show_deformation(result, "none")
     show_force_arrows(result, False)
     view.look_at(result.fixed)
@@ -79,15 +79,8 @@ def pixel(view, picture, point) -> np.ndarray:
 # Overlays
 
 
-def test_every_scalar_map_has_an_overlay_with_its_meaning() -> None:
-    assert set(OVERLAYS) == set(MAP_MEANINGS) - {"driving_force"}
-    for name, overlay in OVERLAYS.items():
-        assert overlay.tooltip == MAP_MEANINGS[name]
-    assert len({overlay.label for overlay in OVERLAYS.values()}) == len(OVERLAYS)
-
-
 def test_the_menu_offers_what_the_result_has(shown) -> None:
-    names = [overlay.name for overlay in available_overlays(shown[1])]
+    names = [entry.key for entry in offered(shown[1].maps)]
     assert names == ["jacobian", "driving_force_magnitude", "attention", "difference_after"]
 
 
@@ -96,7 +89,7 @@ def test_folds_are_yellow_and_nothing_else_is(shown) -> None:
     for index in ((4, 4, 14), (30, 20, 14)):
         point = world_of(result, index)
         view.look_at(result.fixed, point)
-        show_overlay(result, "jacobian", [view.composite], 1.0, legend=False)
+        show_overlay(result.maps, "jacobian", [view.composite], 1.0, legend=False)
         picture = view.picture()
         folded = voxels(result.maps["jacobian"])[14, index[1], index[0]] <= 0
         assert (np.abs(pixel(view, picture, point) - YELLOW).max() < 3) == folded
@@ -106,7 +99,7 @@ def test_shrinking_is_blue_growing_red_and_no_change_shows_the_anatomy(shown) ->
     _, result, view = shown
     values = voxels(result.maps["jacobian"])[14, 30]
     anatomy = view.picture()
-    show_overlay(result, "jacobian", [view.composite], 1.0, legend=False)
+    show_overlay(result.maps, "jacobian", [view.composite], 1.0, legend=False)
     indices = {
         name: int(np.argmin(np.abs(values - value))) for name, value in (("blue", 0.5), ("red", 1.9), ("same", 1))
     }
@@ -122,7 +115,8 @@ def test_shrinking_is_blue_growing_red_and_no_change_shows_the_anatomy(shown) ->
 
 
 _SCENE = slicer.vtkMRMLScene()
-_TABLES = {factor: jacobian_colors(_SCENE, factor) for factor in (1.25, 1.5, 2.0, 3.0, 4.0, 8.0)}
+_SCALES = {n: Scale("jacobian", 1 / n, n, logarithmic=True) for n in (1.25, 1.5, 2.0, 3.0, 4.0, 8.0)}
+_TABLES = {factor: jacobian_colors(_SCENE, seen) for factor, seen in _SCALES.items()}
 
 
 @given(factor=st.sampled_from(sorted(_TABLES)), value=st.floats(-2, 10, width=32))
@@ -137,17 +131,11 @@ def test_the_jacobians_table_marks_exactly_the_folds(factor, value) -> None:
         assert is_fold_colour == (value <= 0)
 
 
-def test_the_scale_of_the_jacobian_fits_its_values() -> None:
-    assert jacobian_factor(np.array([0.9, 1.1, 1.0])) == 1.25
-    assert jacobian_factor(np.array([0.3, 1.0, -5.0])) == 4.0
-    assert jacobian_factor(np.array([-1.0])) == 1.25
-
-
 def test_the_legend_is_drawn_and_taken_away(shown) -> None:
     _, result, view = shown
-    show_overlay(result, "attention", [view.composite], 0.0, legend=False)
+    show_overlay(result.maps, "attention", [view.composite], 0.0, legend=False)
     without = view.picture()
-    show_overlay(result, "attention", [view.composite], 0.0, legend=True)
+    show_overlay(result.maps, "attention", [view.composite], 0.0, legend=True)
     with_legend = view.picture()
     changed = np.argwhere((with_legend != without).any(axis=-1))
     assert len(changed) > 500
@@ -155,14 +143,14 @@ def test_the_legend_is_drawn_and_taken_away(shown) -> None:
     # From the dark end of magma to its light end.
     bar = with_legend[:, changed[:, 1].max() - 3].astype(int)
     assert (bar.sum(axis=1) > 600).any()
-    show_overlay(result, "attention", [view.composite], 0.0, legend=False)
+    show_overlay(result.maps, "attention", [view.composite], 0.0, legend=False)
     assert np.array_equal(view.picture(), without)
 
 
 def test_only_one_legend_is_shown(shown) -> None:
     world, result, view = shown
     for name in ("jacobian", "attention"):
-        show_overlay(result, name, [view.composite])
+        show_overlay(result.maps, name, [view.composite])
     kind = "vtkMRMLColorLegendDisplayNode"
     legends = [world.scene.GetNthNodeByClass(n, kind) for n in range(world.scene.GetNumberOfNodesByClass(kind))]
     assert [node.GetDisplayableNode() for node in legends if node.GetVisibility()] == [result.maps["attention"]]
@@ -171,13 +159,13 @@ def test_only_one_legend_is_shown(shown) -> None:
 def test_a_legend_is_made_anew_for_views_that_are_newer(shown) -> None:
     world, result, view = shown
     kind = "vtkMRMLColorLegendDisplayNode"
-    show_overlay(result, "attention", [view.composite])
+    show_overlay(result.maps, "attention", [view.composite])
     before = world.scene.GetNumberOfNodesByClass(kind)
     with_legend = view.picture()
-    forget_legends(result)
+    forget_legends(result.maps.values())
     assert world.scene.GetNumberOfNodesByClass(kind) == 0 < before
     assert result.maps["attention"].GetNumberOfDisplayNodes() == 1
-    show_overlay(result, "attention", [view.composite])
+    show_overlay(result.maps, "attention", [view.composite])
     assert np.array_equal(view.picture(), with_legend)
 
 
@@ -188,10 +176,10 @@ def test_a_threshold_hides_what_is_outside(shown) -> None:
     anatomy = pixel(view, view.picture(), point)
     value = voxels(result.maps["attention"])[14, 30, 8]
     for limits, hidden in (((0.0, 1.0), False), ((value + 0.1, 1.0), True), (None, False)):
-        show_overlay(result, "attention", [view.composite], 1.0, limits, legend=False)
+        show_overlay(result.maps, "attention", [view.composite], 1.0, limits, legend=False)
         seen = pixel(view, view.picture(), point)
         assert (np.abs(seen - anatomy).max() <= 1) == hidden
-    assert value_range(result, "attention") == (0.0, 1.0)
+    assert value_range(result.maps["attention"]) == (0.0, 1.0)
 
 
 # Deformation
@@ -371,7 +359,7 @@ def test_a_blend_is_the_mean_of_both(shown, comparison) -> None:
 
 def test_under_an_overlay_everything_is_in_the_background(shown, comparison) -> None:
     _, result, view = shown
-    show_overlay(result, "attention", [view.composite], 0.4)
+    show_overlay(result.maps, "attention", [view.composite], 0.4)
     comparison.foreground_is_free = False
     grey = {node: greys(node) for node in (result.fixed, result.warped)}
     for opacity in (0.25, 0.5):

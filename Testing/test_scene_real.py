@@ -7,8 +7,9 @@ import SimpleITK as sitk
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.scene.deformation import show_deformation
-from DeepRegAttentionLib.scene.overlays import available_overlays, show_overlay
+from DeepRegAttentionLib.scene.overlays import show_overlay
 from DeepRegAttentionLib.scene.results import load_result
+from DeepRegAttentionLib.terms.maps import offered
 from helpers.places import MODULE
 from helpers.scene import World, add_volume, points_inside, to_lps, voxels
 
@@ -38,9 +39,9 @@ def test_a_real_registration_is_shown_as_it_is(tmp_path) -> None:
     view = world.slice_view("Coronal", size=240)
     view.look_at(result.fixed)
     plain = view.picture()
-    for overlay in available_overlays(result):
-        show_overlay(result, overlay.name, [view.composite])
-        assert (view.picture() != plain).any(axis=-1).mean() > 0.05, overlay.name
-    show_overlay(result, None, [view.composite])
+    for overlay in offered(result.maps):
+        show_overlay(result.maps, overlay.key, [view.composite])
+        assert (view.picture() != plain).any(axis=-1).mean() > 0.05, overlay.key
+    show_overlay(result.maps, None, [view.composite])
     show_deformation(result, "grid")
     assert (view.picture() != plain).any(axis=-1).mean() > 0.05

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.errors import UnreadableFileError
-from DeepRegAttentionLib.engine.result import MAP_MEANINGS
+from DeepRegAttentionLib.engine.result import MAP_NAMES
 from DeepRegAttentionLib.scene.deformation import show_deformation
 from DeepRegAttentionLib.scene.nodes import matrix_array, voxel_to_world
 from DeepRegAttentionLib.scene.overlays import show_overlay
@@ -142,7 +142,7 @@ def test_the_transform_says_what_it_registers(result) -> None:
 
 
 def test_every_map_lies_on_the_fixed_grid_with_its_values(result, saved) -> None:
-    assert set(result.maps) == {path.stem for path in saved.glob("*.nrrd")} & set(MAP_MEANINGS)
+    assert set(result.maps) == {path.stem for path in saved.glob("*.nrrd")} & set(MAP_NAMES)
     for name, node in result.maps.items():
         np.testing.assert_allclose(voxel_to_world(node), voxel_to_world(result.fixed), atol=1e-5)
         values = sitk.GetArrayFromImage(sitk.ReadImage(str(saved / f"{name}.nrrd")))
@@ -260,7 +260,7 @@ def test_removing_a_result_leaves_the_users_volumes(result, world, pair) -> None
 def test_a_saved_scene_looks_the_same_and_knows_its_result(result, world, saved, images, tmp_path) -> None:
     view = world.slice_view()
     view.look_at(result.fixed)
-    show_overlay(result, "jacobian", [view.composite], 0.6)
+    show_overlay(result.maps, "jacobian", [view.composite], 0.6)
     show_deformation(result, "grid", 8.0)
     before = view.picture(tmp_path / "before.png")
     assert world.scene.WriteToMRB(str(tmp_path / "scene.mrb"))

@@ -10,6 +10,7 @@ from typing import Any, Callable, Coroutine, Dict, Iterator
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from DeepRegAttentionLib.terms.palettes import FOLD
 from DeepRegAttentionLib.viewer import stage as st
 from DeepRegAttentionLib.viewer.session import Viewer
 from helpers.images import blob_image
@@ -129,7 +130,7 @@ def test_a_result_is_shown_with_the_images_that_it_was_made_of(
             "Structures",
         }
         assert "–" in str(state.tables), "what could not be measured is no number"
-        assert "#e0a800" in state.histogram, "folds stand out"
+        assert FOLD in state.histogram, "folds stand out"
         state.update({"overlay": "jacobian", "style": "grid", "comparison": "swipe"})
         state.flush()
         loop.run_until_complete(asyncio.sleep(0.1))

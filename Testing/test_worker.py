@@ -19,7 +19,7 @@ import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
-from DeepRegAttentionLib.engine.result import MAP_MEANINGS
+from DeepRegAttentionLib.engine.result import MAP_NAMES
 from DeepRegAttentionLib.jobs.messages import (
     ENDINGS,
     STAGES,
@@ -211,7 +211,7 @@ def test_a_job_leaves_what_register_returns(worker, make_job, images):
     wanted = {"warped", "warped_labels", *expected.maps}
     others = {"transform.h5", "inverse_transform.h5", "metrics.json"}
     assert set(files_in(job.folder)) == {f"{name}.nrrd" for name in wanted} | others
-    assert {"jacobian", "attention", "driving_force"} <= wanted & set(MAP_MEANINGS)
+    assert {"jacobian", "attention", "driving_force"} <= wanted & set(MAP_NAMES)
     found = {"warped": expected.warped, **expected.maps}
     for name, image in found.items():
         np.testing.assert_allclose(array(folder / f"{name}.nrrd"), sitk.GetArrayFromImage(image), atol=1e-4)

@@ -25,15 +25,15 @@ def module_name(path: Path, package_root: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, package_root: Path = MODULE) -> Iterator[Import]:
-    """Every import of a file, relative ones resolved; those for type checkers alone are left out."""
+def imports(path: Path, package_root: Path = MODULE, typing: bool = False) -> Iterator[Import]:
+    """Every import of a file, relative ones resolved; those for type checkers alone only if asked for."""
     package = list(path.relative_to(package_root).parent.parts)
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), package, at_once=True)
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), package, True, typing)
 
 
-def _imports(node: ast.AST, package: List[str], at_once: bool) -> Iterator[Import]:
+def _imports(node: ast.AST, package: List[str], at_once: bool, typing: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        if not typing and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
         if isinstance(child, ast.Import):
             yield from (Import(alias.name, child.lineno, at_once) for alias in child.names)
@@ -43,7 +43,7 @@ def _imports(node: ast.AST, package: List[str], at_once: bool) -> Iterator[Impor
             yield from (Import(".".join([*base, alias.name]), child.lineno, at_once) for alias in child.names)
         else:
             inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            yield from _imports(child, package, at_once and not inside)
+            yield from _imports(child, package, at_once and not inside, typing)
 
 
 def part_of(name: str) -> str:

@@ -44,7 +44,7 @@ def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid) ->
     Returns
     -------
     dict
-        Keys of ``result.MAP_MEANINGS``; only those that this network has.
+        Keys of ``result.MAP_NAMES``; only those that this network has.
     """
     if output is None:
         return {}

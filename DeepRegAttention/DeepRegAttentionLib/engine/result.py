@@ -10,7 +10,7 @@ import tempfile
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, MutableMapping, Optional, Union
+from typing import Any, Callable, Dict, Iterator, MutableMapping, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,22 +20,19 @@ from .errors import OutputError
 from .images import write_complete
 from .parallel import Threads
 
-MAP_MEANINGS: Mapping[str, str] = {
-    "jacobian": "Local change of volume of the deformation (affine part left out): 1 keeps it, below 1 shrinks, "
-    "above 1 grows from fixed to moving; 0 or less is a fold, where the deformation is not invertible.",
-    "driving_force": "Where and how far (mm, LPS) local differences pulled the image: the network's reason to move, "
-    "before it was smoothed into motion.",
-    "driving_force_magnitude": "Length of the driving force in mm.",
-    "attention": "How much weight the network gave to this place (0 to 1): DrivenMorph to its local difference, "
-    "AD-RegNet to its features as the regional gate.",
-    "certainty": "How sure the network was of the match: 1 a single candidate, 0 all neighbours alike.",
-    "attention_forward": "How narrowly a fixed place attends to the moving image: 1 to a single place, 0 to anywhere.",
-    "attention_backward": "How narrowly a moving place attends to the fixed image: 1 to a single place, 0 to anywhere.",
-    "regularization": "Local strength of the smoothness: high holds tissue together, low lets it deform or slide.",
-    "difference_before": "Fixed minus moving image after the linear alignment, intensities scaled to 0..1.",
-    "difference_after": "Fixed minus warped image, intensities scaled to 0..1.",
-}
-"""Every map that a registration can explain itself with, and what it means."""
+MAP_NAMES = (
+    "jacobian",
+    "driving_force",
+    "driving_force_magnitude",
+    "attention",
+    "certainty",
+    "attention_forward",
+    "attention_backward",
+    "regularization",
+    "difference_before",
+    "difference_after",
+)
+"""Every map that a registration can explain itself with."""
 
 EXTENSIONS = (".nii.gz", ".nrrd")
 _PARTIAL = ".writing-"
@@ -88,7 +85,7 @@ class RegistrationResult:
     inverse_transform : sitk.Transform, optional
         Takes moving points to fixed points; absent if the initial transform has no inverse.
     maps : mapping of str to sitk.Image
-        Keys of ``MAP_MEANINGS``; a map that the method does not have is absent. What comes from the working grid is
+        Keys of ``MAP_NAMES``; a map that the method does not have is absent. What comes from the working grid is
         on it, as far as the fixed image reaches; the differences are on the fixed grid, or on every second, third,
         ... of its voxels where they are many, and are made when they are asked for.
     metrics : dict
@@ -214,7 +211,7 @@ def _rounded(image: sitk.Image, parts: int) -> sitk.Image:
 
 def _remove_result(folder: Path) -> None:
     """Delete the files of an earlier result, so that no map of it is taken for one of the new."""
-    names = {"warped", "warped_labels", "displacement", *MAP_MEANINGS}
+    names = {"warped", "warped_labels", "displacement", *MAP_NAMES}
     for name in names:
         for extension in EXTENSIONS:
             (folder / f"{name}{extension}").unlink(missing_ok=True)

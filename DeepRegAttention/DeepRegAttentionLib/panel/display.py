@@ -7,6 +7,7 @@ from typing import Any, Callable, List, Optional, Tuple
 import slicer
 
 from ..scene import compare, deformation, layouts, overlays, results
+from ..terms.maps import offered
 from .parameters import View
 
 _TILES = (2, 20)
@@ -44,7 +45,7 @@ class Display:
         if not slicer.mrmlScene.IsNodePresent(self.result.node):
             return
         self.hide_deformation()
-        overlays.show_overlay(self.result, None, slice_composites())
+        overlays.show_overlay(self.result.maps, None, slice_composites())
         if self._comparison is not None:
             self._comparison.foreground_is_free = True
             self._comparison.end()
@@ -53,20 +54,20 @@ class Display:
         """The comparison below, the overlay above; without an overlay a blend may use both layers."""
         name = view.overlay if view.overlay in self.result.maps else None
         if name is None and before is not None and before.overlay is not None:
-            overlays.show_overlay(self.result, None, slice_composites())
+            overlays.show_overlay(self.result.maps, None, slice_composites())
         self._compare(view, name is None)
         if name is not None:
             composites = [*slice_composites(), *self._layout_composites()]
-            overlays.show_overlay(self.result, name, composites, view.opacity, view.threshold, view.legend)
+            overlays.show_overlay(self.result.maps, name, composites, view.opacity, view.threshold, view.legend)
         else:
             self._show_overlay_beside(view)
 
     def _show_overlay_beside(self, view: View) -> None:
         """The layout for comparing has a view for an overlay, also when none is chosen."""
-        available = overlays.available_overlays(self.result)
+        available = offered(self.result.maps)
         if self._layout_composites() and available:
             composites = self._layout_composites()
-            overlays.show_overlay(self.result, available[0].name, composites, view.opacity, None, view.legend)
+            overlays.show_overlay(self.result.maps, available[0].key, composites, view.opacity, None, view.legend)
 
     def _layout_composites(self) -> List[Any]:
         """Layers of the view that the layout for comparing has for an overlay, while it is shown."""

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from ..engine.errors import RegistrationError
 from ..scene import layouts, overlays, results
 from ..terms.choices import Choice
+from ..terms.maps import offered
 from . import choices
 from .display import Display, suitable_spacing
 from .parameters import Parameters, View, view_of
@@ -113,8 +114,7 @@ class InspectSection:
         self._shown = self._drawn_as = None
 
     def _offer_overlays(self, result: results.Result) -> None:
-        available = overlays.available_overlays(result)
-        entries = [Choice(overlay.name, overlay.label, overlay.tooltip) for overlay in available]
+        entries = [Choice(entry.key, entry.name, entry.meaning) for entry in offered(result.maps)]
         choices.fill(self._ui.overlaySelector, [_no_overlay(), *entries])
 
     # What is shown
@@ -150,7 +150,7 @@ class InspectSection:
         name = view.overlay
         if name not in result.maps or (before is not None and before.overlay == name):
             return
-        ends = overlays.value_range(result, name)
+        ends = overlays.value_range(result.maps[name])
         kept = before is None and view.threshold is not None
         chosen = (parameters.thresholdLow, parameters.thresholdHigh) if kept else ends
         self._show_range(ends, chosen)
@@ -192,7 +192,7 @@ class InspectSection:
             self._layout_before = manager.layout
             layouts.register_layout(manager.layoutLogic().GetLayoutNode())
             manager.setLayout(layouts.COMPARISON_LAYOUT)
-            overlays.forget_legends(self._display.result)
+            overlays.forget_legends(self._display.result.maps.values())
             self._fill_layout()
         elif manager.layout == layouts.COMPARISON_LAYOUT:
             manager.setLayout(self._layout_before)

@@ -13,9 +13,10 @@ import SimpleITK as sitk
 from ..engine.errors import OutputError
 from ..engine.result import RegistrationResult
 from .facts import facts_table
-from .figures import Picture, result_pictures
+from .pictures import result_pictures
 from .style import STYLE
 from .tables import measure_tables, structure_bars
+from .views import Picture
 
 
 def write_report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from html import escape
-from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Sequence
 
 from ..terms.measures import (
     LESS,
@@ -19,8 +19,6 @@ from ..terms.measures import (
     tables,
 )
 
-Cells = Tuple[str, ...]
-
 
 def measure_tables(metrics: Mapping[str, Any]) -> str:
     """A heading and a table for each group of measures; empty if nothing was measured."""
@@ -28,43 +26,43 @@ def measure_tables(metrics: Mapping[str, Any]) -> str:
 
 
 def _section(name: str, found: Sequence[Row]) -> str:
-    heading = f"<h2>{escape(table_title(name))}</h2>"
+    heading, note = f"<h2>{escape(table_title(name))}</h2>", ""
     if name == "similarity":
         note = f"<p>{MORE} more is better, {LESS} less is better; the change is from before to after.</p>"
-        return (
-            heading + _table((*columns(found), "Change"), found, [(*row.texts, _change(row)) for row in found]) + note
-        )
-    if name == "deformation":
-        cells = [(_marked(row), escape(row.meaning)) for row in found]
-        return heading + _table((*columns(found), "Meaning"), found, cells)
-    return heading + _table(columns(found), found, [row.texts for row in found])
+        table = _table(found, '<th class="number">Change</th>', _change)
+    elif name == "deformation":
+        table = _table(found, "<th>Meaning</th>", lambda row: f'<td class="soft">{escape(row.meaning)}</td>')
+    else:
+        table = _table(found)
+    return f"{heading}{table}{note}"
+
+
+def _table(found: Sequence[Row], last_head: str = "", last: Callable[[Row], str] = lambda row: "") -> str:
+    """The name of each measure, which tells what it means when pointed at, its values, and a last cell."""
+    first, *heads = columns(found)
+    head = f"<th>{first}</th>" + "".join(f'<th class="number">{text}</th>' for text in heads)
+    body = "".join(
+        f'<tr><th title="{escape(row.meaning)}">{escape(row.label)}</th>{_values(row)}{last(row)}</tr>' for row in found
+    )
+    return f"<table><thead><tr>{head}{last_head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _values(row: Row) -> str:
+    """A cell for each value; folds in the colour of what is bad, none of them in that of what is good."""
+    cells = row.texts
+    if row.key.startswith("fold"):
+        cells = (f'<span class="{"bad" if row.values[0] else "good"}">{cells[0]}</span>',)
+    return "".join(f'<td class="number">{cell}</td>' for cell in cells)
 
 
 def _change(row: Row) -> str:
     """From the first stage to the last, in words and colour."""
-    if row.improved is None:
-        return "" if math.isnan(row.change) else "the same"
-    kind, word = ("good", "better") if row.improved else ("bad", "worse")
-    sign = "−" if row.change < 0 else "+"
-    return f'<span class="{kind}">{sign}{number(abs(row.change), row.decimals)} {word}</span>'
-
-
-def _marked(row: Row) -> str:
-    """The value; folds in the colour of what is bad, none of them in that of what is good."""
-    if not row.key.startswith("fold"):
-        return row.texts[0]
-    return f'<span class="{"bad" if row.values[0] else "good"}">{row.texts[0]}</span>'
-
-
-def _table(head: Cells, found: Sequence[Row], cells: Iterable[Cells]) -> str:
-    """The first cell of a row names its measure and tells what it means; the others are HTML, set as numbers."""
-    names = [f'<th title="{escape(row.meaning)}">{escape(row.label)}</th>' for row in found]
-    body = "".join(f"<tr>{name}{_cells(rest, 'td')}</tr>" for name, rest in zip(names, cells))
-    return f"<table><thead><tr><th>{head[0]}</th>{_cells(head[1:], 'th')}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cells(texts: Cells, tag: str) -> str:
-    return "".join(f'<{tag} class="number">{text}</{tag}>' for text in texts)
+    mark = "" if math.isnan(row.change) else "the same"
+    if row.improved is not None:
+        kind, word = ("good", "better") if row.improved else ("bad", "worse")
+        sign = "−" if row.change < 0 else "+"
+        mark = f'<span class="{kind}">{sign}{number(abs(row.change), row.decimals)} {word}</span>'
+    return f'<td class="number">{mark}</td>'
 
 
 def structure_bars(labels: Optional[Mapping[str, Any]], names: Mapping[int, str]) -> str:

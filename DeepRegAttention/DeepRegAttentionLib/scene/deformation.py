@@ -12,6 +12,7 @@ from typing import Optional, Sequence
 import numpy as np
 import slicer
 
+from ..terms.maps import SHORTEST_ARROW
 from .colors import length_colors
 from .nodes import add_node
 from .results import Result
@@ -28,8 +29,6 @@ _MODES = {
 _ROUND = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _LINES = 20
 _LEVELS = 6
-# Arrows shorter than this part of the longest are left out: they would be dots.
-_SHORTEST = 0.08
 _FORCE_GRID_MM = 2.0
 
 
@@ -216,7 +215,7 @@ def _set_arrows(
     display.SetGlyphType(display.GLYPH_TYPE_ARROW)
     display.SetGlyphSpacingMm(spacing)
     display.SetGlyphScalePercent(scale_percent)
-    display.SetGlyphDisplayRangeMinMm(_SHORTEST * longest)
+    display.SetGlyphDisplayRangeMinMm(SHORTEST_ARROW * longest)
     display.SetGlyphDisplayRangeMaxMm(100 * longest)
     display.SetGlyphDiameterMm(spacing / 3)
     display.SetGlyphShaftDiameterPercent(35)

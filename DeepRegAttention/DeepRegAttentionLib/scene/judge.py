@@ -14,7 +14,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from ..engine.errors import OutputError
 from ..terms.measures import ABSENT, STRUCTURE_COLUMNS, columns, rows, structures, tables
-from .colors import colours
+from ..terms.palettes import PLAIN, rgb
 from .nodes import add_node, voxels
 
 Cell = Union[str, float]
@@ -115,7 +115,7 @@ def make_plots(
 
 
 def _histogram_plot(table: slicer.vtkMRMLTableNode, name: str) -> slicer.vtkMRMLPlotChartNode:
-    series = _series(table, "Jacobian", "Line", "Jacobian", "% of voxels", colours("jacobian", [0.15])[0])
+    series = _series(table, "Jacobian", "Line", "Jacobian", "% of voxels", rgb(PLAIN))
     chart = _chart(table, f"{name} Jacobian histogram", [series])
     chart.SetTitle("Change of volume")
     chart.SetXAxisTitle("Jacobian (1: none; 0 and less: folded)")
@@ -138,7 +138,7 @@ def _occurring(table: slicer.vtkMRMLTableNode) -> Tuple[float, float]:
 
 
 def _dice_plot(table: slicer.vtkMRMLTableNode, name: str) -> slicer.vtkMRMLPlotChartNode:
-    before, after = colours("jacobian", [0.5, 0.15]) * [[0.7], [1.0]]
+    before, after = [0.7, 0.7, 0.7], rgb(PLAIN)
     series = [
         _series(table, "before", "Bar", "Structure", "Dice before", before),
         _series(table, "after", "Bar", "Structure", "Dice after", after),

@@ -7,8 +7,9 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 import slicer
 
+from ..terms.maps import offered
 from .nodes import matrix_array
-from .overlays import available_overlays, show_overlay
+from .overlays import show_overlay
 from .results import Result
 
 COMPARISON_LAYOUT = 9770
@@ -78,10 +79,9 @@ def fill_layout(result: Result, scene: slicer.vtkMRMLScene, overlay: Optional[st
     volumes = dict(zip((tag for tag, _ in VIEWS), (result.fixed, result.moving, result.warped, reference)))
     for tag, composite in composites.items():
         _show(composite, volumes[tag])
-    overlays = available_overlays(result)
-    if OVERLAY in composites and overlays:
-        names = [offered.name for offered in overlays]
-        show_overlay(result, overlay if overlay in names else names[0], [composites[OVERLAY]])
+    names = [entry.key for entry in offered(result.maps)]
+    if OVERLAY in composites and names:
+        show_overlay(result.maps, overlay if overlay in names else names[0], [composites[OVERLAY]])
     if reference is not None:
         for node in view_nodes(scene).values():
             unchanged = node.StartModify()

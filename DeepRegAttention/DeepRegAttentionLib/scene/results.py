@@ -12,7 +12,8 @@ import numpy as np
 import slicer
 
 from ..engine.errors import UnreadableFileError
-from ..engine.result import EXTENSIONS, MAP_MEANINGS
+from ..engine.result import EXTENSIONS, MAP_NAMES
+from ..terms.maps import MAPS, VECTORS
 from .colors import label_colors
 from .judge import make_plots, make_tables
 from .nodes import (
@@ -27,7 +28,7 @@ from .nodes import (
     remove_unused_folder,
     voxels,
 )
-from .overlays import map_label, style_map
+from .overlays import style_map
 from .transforms import followed_by, grid_part, interpolate_linearly, linear_part, read_transform
 
 _MARK = "DeepRegAttention.Result"
@@ -50,7 +51,7 @@ class Wanted:
     inverse : bool
         Also the transform of the other direction, if the result has it.
     maps : bool or tuple of str
-        All maps, none, or these (keys of ``MAP_MEANINGS``).
+        All maps, none, or these (keys of ``MAP_NAMES``).
     labels : bool
         The warped label map, if there is one.
     measures : bool
@@ -84,7 +85,7 @@ class Result:
     inverse : vtkMRMLTransformNode, optional
         The other direction: what is put under it moves from the fixed to the moving image.
     maps : dict of str to vtkMRMLVolumeNode
-        Keys of ``MAP_MEANINGS``; ``driving_force`` is a vector volume (RAS mm).
+        Keys of ``MAP_NAMES``; ``driving_force`` is a vector volume (RAS mm).
     labels : vtkMRMLLabelMapVolumeNode, optional
     metrics : dict
         What is in ``metrics.json``.
@@ -292,14 +293,14 @@ class _Loader:
         if wanted.inverse and (self.folder / "inverse_transform.h5").is_file():
             yield "inverse transform", self.load_inverse
         for name in self._maps(wanted.maps):
-            yield map_label(name), partial(self.load_map, name)
+            yield MAPS[name].name, partial(self.load_map, name)
         if wanted.labels and self._find("warped_labels") is not None:
             yield "structures", self.load_labels
         if wanted.measures:
             yield "measures", self.measure
 
     def _maps(self, wanted: Union[bool, Tuple[str, ...]]) -> List[str]:
-        names = MAP_MEANINGS if wanted is True else wanted or ()
+        names = MAP_NAMES if wanted is True else wanted or ()
         return [name for name in names if self._find(name) is not None]
 
     def start(self) -> None:
@@ -368,9 +369,9 @@ class _Loader:
 
     def load_map(self, name: str) -> None:
         """A map, in its own colours."""
-        kind = "vtkMRMLVectorVolumeNode" if name == "driving_force" else "vtkMRMLScalarVolumeNode"
-        node = self._volume(kind, name, f"{self.base} {map_label(name)}", _MAP + name)
-        node.SetDescription(MAP_MEANINGS[name])
+        kind = "vtkMRMLVectorVolumeNode" if name == VECTORS else "vtkMRMLScalarVolumeNode"
+        node = self._volume(kind, name, f"{self.base} {MAPS[name].name}", _MAP + name)
+        node.SetDescription(MAPS[name].meaning)
         self.result.maps[name] = node
         style_map(node, name)
 

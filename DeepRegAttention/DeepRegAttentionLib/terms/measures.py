@@ -178,9 +178,8 @@ def _tissues(values: Optional[Mapping[str, Any]]) -> List[Row]:
 def _times(seconds: Optional[Mapping[str, float]]) -> List[Row]:
     if not seconds:
         return []
-    named = {stage_text(stage): value for stage, value in seconds.items()}
-    named[_("all together")] = sum(seconds.values())
-    return [Row("time", name, _("Time: {stage}").format(stage=name), "s", "", 1, "", (v,)) for name, v in named.items()]
+    named = {**{stage_text(stage): value for stage, value in seconds.items()}, _("All"): sum(seconds.values())}
+    return [Row("time", name, name, "s", "", 1, "", (value,)) for name, value in named.items()]
 
 
 def _float(value: Optional[float]) -> float:

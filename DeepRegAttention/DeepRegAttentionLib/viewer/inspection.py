@@ -7,8 +7,9 @@ from typing import Any, Dict, List, Optional, Tuple
 from ..scene.compare import AXES, Comparison, aligned_volume
 from ..scene.deformation import STYLES, default_spacing, show_deformation, show_force_arrows
 from ..scene.layouts import fill_layout
-from ..scene.overlays import OVERLAYS, available_overlays, show_overlay, value_range
+from ..scene.overlays import show_overlay, value_range
 from ..scene.results import Result, remove_result
+from ..terms.maps import MAPS, offered
 from . import stage as st
 from .page import Page
 
@@ -134,7 +135,7 @@ class Inspection:
         fill_layout(result, self._page.stage.scene)
         complete = result.fixed is not None and result.moving is not None and result.warped is not None
         self._comparison = Comparison(result, [self._page.stage.composite(st.WARPED)]) if complete else None
-        overlays = [{"title": o.label, "value": o.name} for o in available_overlays(result)]
+        overlays = [{"title": entry.name, "value": entry.key} for entry in offered(result.maps)]
         self._page.set(
             has_result=True,
             result_name=result.name,
@@ -167,10 +168,10 @@ class Inspection:
         name = self._page.state.overlay
         if self._result is None:
             return
-        if name in OVERLAYS:
-            low, high = value_range(self._result, name)
+        if name in MAPS:
+            low, high = value_range(self._result.maps[name])
             ends = {"min": low, "max": high, "step": (high - low) / _STEPS or 1.0}
-            self._page.set(overlay_help=OVERLAYS[name].tooltip, threshold_ends=ends, threshold=[low, high])
+            self._page.set(overlay_help=MAPS[name].meaning, threshold_ends=ends, threshold=[low, high])
         else:
             self._page.set(overlay_help="")
         self._show_overlay()
@@ -179,9 +180,9 @@ class Inspection:
         state = self._page.state
         if self._result is None or state.comparison != "off":
             return
-        name = state.overlay if state.overlay in OVERLAYS else None
+        name = state.overlay if state.overlay in MAPS else None
         composites = [self._page.stage.composite(st.WARPED)]
-        show_overlay(self._result, name, composites, float(state.opacity), self._threshold(), bool(state.legend))
+        show_overlay(self._result.maps, name, composites, float(state.opacity), self._threshold(), bool(state.legend))
         self._page.stage.render()
 
     def _threshold(self) -> Optional[Tuple[float, float]]:
@@ -239,7 +240,7 @@ class Inspection:
 
     def _show_comparison(self, comparison: Comparison) -> None:
         state = self._page.state
-        show_overlay(comparison.result, None, [])
+        show_overlay(comparison.result.maps, None, [])
         if state.comparison == "blend":
             comparison.blend(float(state.blend))
         elif state.comparison == "swipe":

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..terms.measures import STRUCTURE_COLUMNS, columns, rows, structures, table_title, tables
+from ..terms.palettes import FOLD, PLAIN
 
 _WIDTH, _HEIGHT, _BASE = 300, 110, 92
 
@@ -42,7 +43,7 @@ def _bars(places: Sequence[float], shares: Sequence[float]) -> str:
     for place, share in zip(places, shares):
         x = (_WIDTH - width) * (place - low) / ((high - low) or 1.0)
         height = (_BASE - 4) * share / max(shares)
-        colour = "#e0a800" if place <= 0 else "#3f8fd2"
+        colour = FOLD if place <= 0 else PLAIN
         bars.append(f'<rect x="{x:.1f}" y="{_BASE - height:.1f}" width="{width:.1f}" height="{height:.1f}" '
                     f'fill="{colour}"><title>{place:.3g}: {share:.3g} %</title></rect>')  # fmt: skip
     return "".join(bars)

@@ -1,0 +1,249 @@
+"""The maps that explain a result: what they are called, what they mean, and how their values become colours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Container, Dict, List, Union
+
+import numpy as np
+
+from .palettes import FOLD, colours, rgb
+
+
+class Rule(Enum):
+    """Which values the two ends of a map's colours stand for."""
+
+    DIFFERENCE = "a fixed range around 0, so that before and after are seen by the same measure"
+    LENGTH = "from 0 to what few values exceed"
+    ROBUST = "from what few values fall below to what few exceed"
+    VOLUME = "a factor and one over it, even in the logarithm"
+
+
+@dataclass(frozen=True)
+class Map:
+    """What is said of one map.
+
+    Attributes
+    ----------
+    key : str
+        One of ``engine.result.MAP_NAMES``.
+    name : str
+        In menus, as a heading, and in the names of nodes.
+    legend : str
+        Over the bar of its colours: short.
+    unit : str
+        Of its values; empty for plain numbers.
+    palette : str
+        One of ``palettes.PALETTES``.
+    rule : Rule
+        What the ends of the palette stand for.
+    meaning : str
+        One or two sentences.
+    """
+
+    key: str
+    name: str
+    legend: str
+    unit: str
+    palette: str
+    rule: Rule
+    meaning: str
+
+    @property
+    def bar(self) -> str:
+        """What stands over the bar of its colours, such as ``"Force (mm)"``."""
+        return f"{self.legend} ({self.unit})" if self.unit else self.legend
+
+
+MAPS: Dict[str, Map] = {
+    entry.key: entry
+    for entry in (
+        Map(
+            "jacobian",
+            "Jacobian",
+            "Jacobian",
+            "",
+            "jacobian",
+            Rule.VOLUME,
+            "Local change of volume of the deformation (affine part left out): 1 keeps it, below 1 shrinks, above 1 "
+            "grows from fixed to moving; 0 or less is a fold, where the deformation is not invertible.",
+        ),
+        Map(
+            "driving_force",
+            "Driving force, vectors",
+            "Force",
+            "mm",
+            "inferno",
+            Rule.LENGTH,
+            "Where and how far (mm, LPS) local differences pulled the image: the network's reason to move, before it "
+            "was smoothed into motion.",
+        ),
+        Map(
+            "driving_force_magnitude",
+            "Driving force",
+            "Force",
+            "mm",
+            "inferno",
+            Rule.LENGTH,
+            "Length of the driving force in mm.",
+        ),
+        Map(
+            "attention",
+            "Attention",
+            "Attention",
+            "",
+            "magma",
+            Rule.ROBUST,
+            "How much weight the network gave to this place (0 to 1): DrivenMorph to its local difference, AD-RegNet "
+            "to its features as the regional gate.",
+        ),
+        Map(
+            "certainty",
+            "Certainty of the match",
+            "Certainty",
+            "",
+            "viridis",
+            Rule.ROBUST,
+            "How sure the network was of the match: 1 a single candidate, 0 all neighbours alike.",
+        ),
+        Map(
+            "attention_forward",
+            "Attention, fixed to moving",
+            "Attention",
+            "",
+            "magma",
+            Rule.ROBUST,
+            "How narrowly a fixed place attends to the moving image: 1 to a single place, 0 to anywhere.",
+        ),
+        Map(
+            "attention_backward",
+            "Attention, moving to fixed",
+            "Attention",
+            "",
+            "magma",
+            Rule.ROBUST,
+            "How narrowly a moving place attends to the fixed image: 1 to a single place, 0 to anywhere.",
+        ),
+        Map(
+            "regularization",
+            "Strength of the regularization",
+            "Strength",
+            "",
+            "cividis",
+            Rule.ROBUST,
+            "Local strength of the smoothness: high holds tissue together, low lets it deform or slide.",
+        ),
+        Map(
+            "difference_before",
+            "Difference before",
+            "Difference",
+            "",
+            "difference",
+            Rule.DIFFERENCE,
+            "Fixed minus moving image after the linear alignment, intensities scaled to 0..1.",
+        ),
+        Map(
+            "difference_after",
+            "Difference after",
+            "Difference",
+            "",
+            "difference",
+            Rule.DIFFERENCE,
+            "Fixed minus warped image, intensities scaled to 0..1.",
+        ),
+    )
+}
+"""By key, in the order of a menu."""
+
+VECTORS = "driving_force"
+"""The one map of vectors; what is seen of it is ``driving_force_magnitude`` and arrows."""
+
+SHORTEST_ARROW = 0.08
+"""Arrows shorter than this part of the longest are left out: they would be dots."""
+
+_DIFFERENCE = 0.5
+_RARE = 0.5
+_FACTORS = (1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
+_RARE_FACTOR = 99.8
+_SAMPLES = 64
+
+
+def offered(present: Container[str]) -> List[Map]:
+    """The maps that can be shown as colours, of those that are present by key, in the order of a menu."""
+    return [entry for key, entry in MAPS.items() if key in present and key != VECTORS]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the values of one map become colours.
+
+    Attributes
+    ----------
+    palette : str
+        One of ``palettes.PALETTES``.
+    low, high : float
+        The values at its ends.
+    logarithmic : bool
+        For Jacobians: even in the logarithm, and folds in a colour of their own.
+    """
+
+    palette: str
+    low: float
+    high: float
+    logarithmic: bool = False
+
+    def places(self, values: np.ndarray) -> np.ndarray:
+        """Where values lie between the ends, 0 to 1 and beyond; minus infinity for folds."""
+        low, high = self.low, self.high
+        values = np.asarray(values, np.float64)
+        if self.logarithmic:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = np.where(values <= 0, -np.inf, np.log(values))
+            low, high = math.log(low), math.log(high)
+        return np.asarray((values - low) / (high - low))
+
+    def colours(self, values: np.ndarray) -> np.ndarray:
+        """Red, green, blue ``(N, 3)``, 0 to 1, of values ``(N,)``."""
+        where = self.places(values)
+        found = colours(self.palette, where)
+        if self.logarithmic:
+            found[np.isneginf(where)] = rgb(FOLD)
+        return found
+
+
+def scale(key: str, values: np.ndarray) -> Scale:
+    """The colours of a map, decided by about 64 of its values along each axis, so that all who show it decide alike.
+
+    Parameters
+    ----------
+    key : str
+        Of the map.
+    values : ndarray
+        Its voxels ``(K, J, I)``; of vectors ``(K, J, I, 3)`` the lengths count.
+    """
+    entry, sample = MAPS[key], _sample(values)
+    if entry.rule is Rule.DIFFERENCE:
+        return Scale(entry.palette, -_DIFFERENCE, _DIFFERENCE)
+    if entry.rule is Rule.VOLUME:
+        factor = jacobian_factor(sample)
+        return Scale(entry.palette, 1 / factor, factor, logarithmic=True)
+    low, high = (float(value) for value in np.percentile(sample, (_RARE, 100 - _RARE)))
+    if entry.rule is Rule.LENGTH:
+        low = 0.0
+    return Scale(entry.palette, low, high if high > low else low + 1.0)
+
+
+def jacobian_factor(values: Union[np.ndarray, List[float]]) -> float:
+    """The factor of volume change at which the colours of a Jacobian end: one that reads well, above 1."""
+    values = np.asarray(values)
+    positive = values[values > 0]
+    largest = float(np.percentile(np.abs(np.log(positive)), _RARE_FACTOR)) if positive.size else 0.0
+    return next((factor for factor in _FACTORS if math.log(factor) >= largest), _FACTORS[-1])
+
+
+def _sample(values: np.ndarray) -> np.ndarray:
+    """Some of the values, evenly spread; lengths of vectors."""
+    some = values[tuple(slice(None, None, max(1, n // _SAMPLES)) for n in values.shape[:3])]
+    return np.linalg.norm(some, axis=-1) if some.ndim > 3 else some
