@@ -58,7 +58,8 @@ def test_the_panel_keeps_every_input() -> None:
 def test_scripts_give_every_input() -> None:
     function = defined("panel/scripting.py", "register")
     assert {f"{name}Node" if name in REQUIRED else name for name in INPUTS} <= arguments_of(function)
-    (table,) = [node for node in ast.walk(function) if isinstance(node, ast.Dict) and len(node.keys) > 1]
+    assigned = [node for node in function.body if isinstance(node, ast.Assign) and node.targets[0].id == "given"]
+    (table,) = [node.value for node in assigned]
     assert [key.value for key in table.keys] == list(INPUTS)
 
 

@@ -17,6 +17,7 @@ from DeepRegAttentionLib.terms.presets import (
     SHIPPED,
     preset_choices,
     preset_of,
+    preset_settings,
     preset_values,
     read_preset,
     shipped_presets,
@@ -71,6 +72,8 @@ def test_a_tuned_preset_is_read_from_its_file(tmp_path: Path) -> None:
 def test_a_misspelt_preset_is_said() -> None:
     with pytest.raises(OptionError, match=r"no preset “acurate” \(did you mean “accurate”\?\); choose fast, balanced"):
         read_preset("acurate")
+    with pytest.raises(OptionError, match="did you mean “accurate”"):
+        preset_settings("acurate", {})
     with pytest.raises(OptionError, match=r"no preset “\.\./Presets/fast”"):
         read_preset("../Presets/fast")
 
@@ -84,3 +87,11 @@ def test_a_damaged_preset_is_an_option_error(tmp_path: Path, content: Optional[s
         path.write_text(content)
     with pytest.raises(OptionError, match=words):
         read_preset(str(path))
+
+
+def test_a_script_changes_what_it_says_of_a_preset() -> None:
+    settings = preset_settings("accurate", {"regularization": 0, "model": "mine.safetensors", "refine": None})
+    assert (settings.refine, settings.precision, settings.regularization) == (None, "float32", 0)
+    assert settings.options()["model"] == "mine.safetensors"
+    with pytest.raises(OptionError, match="regularization must lie between"):
+        preset_settings("fast", {"regularization": -0.1})

@@ -122,7 +122,9 @@ def used_names() -> Set[str]:
 def bound(table: str) -> Dict[str, str]:
     """A table of ``parameters.py``: widget by parameter."""
     tree = ast.parse((PANEL / "parameters.py").read_text(encoding="utf-8"))
-    (node,) = [n for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == table]
+    found = {getattr(n.targets[0] if isinstance(n, ast.Assign) else n.target, "id", ""): n for n in tree.body
+             if isinstance(n, (ast.Assign, ast.AnnAssign))}  # fmt: skip
+    node = found[table]
     return ast.literal_eval(node.value)
 
 
@@ -183,6 +185,19 @@ def test_a_parameter_is_bound_to_a_widget_that_can_hold_it(parameter: str, widge
     else:
         wanted = FITS[kind]
     assert classes()[widget] in wanted
+
+
+@pytest.mark.parametrize(("parameter", "value"), bound("MODELS_OWN").items())
+def test_what_stands_for_the_models_own_is_the_least_value_and_has_a_text(
+    panel: QWidget, parameter: str, value: float
+) -> None:
+    widget = panel.findChild(QWidget, bound("WIDGETS")[parameter])
+    assert widget.minimum() == value
+    assert widget.specialValueText() == "the model’s own"
+    widget.setValue(value)
+    assert widget.text() == "the model’s own"
+    widget.stepUp()
+    assert widget.value() >= 0
 
 
 @pytest.mark.parametrize(("parameter", "widget"), bound("COMBOS").items())

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any, Callable, Coroutine, Dict, Iterator
+from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Iterator, List, Optional
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from DeepRegAttentionLib.jobs.client import WorkerClient
+from DeepRegAttentionLib.jobs.messages import Event, Job
+from DeepRegAttentionLib.terms.licences import Consents
 from DeepRegAttentionLib.terms.palettes import FOLD
+from DeepRegAttentionLib.viewer import register_tab
 from DeepRegAttentionLib.viewer import stage as st
 from DeepRegAttentionLib.viewer.session import Viewer
 from helpers.images import blob_image
@@ -204,12 +208,68 @@ def test_a_model_is_one_of_the_list(viewer: Viewer, state: Any, model: str) -> N
     assert not state.running
 
 
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> List[Job]:
+    """Every job that is asked for; each is refused for want of consent while there is something undecided."""
+    asked: List[Job] = []
+
+    async def events(client: WorkerClient, job: Job) -> AsyncIterator[Event]:
+        asked.append(job)
+        asks = job.options["model"] == "auto" and "cardiac-mr" in job.options["undecided_licences"]
+        yield Event("error", code="licence", name="cardiac-mr") if asks else Event("cancelled")
+
+    monkeypatch.setattr(register_tab, "events_of", events)
+    return asked
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_a_restricted_licence_is_asked_about_once(
+    viewer: Viewer, state: Any, loop: asyncio.AbstractEventLoop, jobs: List[Job], agreed: bool
+) -> None:
+    tab = viewer._register_tab
+    tab._consents = Consents(tab._models, {}, tab._put_question)
+    for press in (1, 2):
+        loop.run_until_complete(pressed(tab))
+        if press == 1:
+            assert "cardiac-mr" in state.question
+            loop.run_until_complete(pressed(tab, agreed))
+        assert state.question == ""
+    assert [bool(job.options["undecided_licences"]) for job in jobs] == [True, False, False]
+    assert jobs[-1].options["accepted_licences"] == (["cardiac-mr"] if agreed else [])
+    assert not state.error
+
+
+def test_a_model_that_is_refused_by_name_is_not_used(
+    viewer: Viewer, state: Any, loop: asyncio.AbstractEventLoop, jobs: List[Job]
+) -> None:
+    tab = viewer._register_tab
+    tab._consents = Consents(tab._models, {}, tab._put_question)
+    state.model = "cardiac-mr"
+    loop.run_until_complete(pressed(tab))
+    assert "non-commercial" in state.question
+    assert not jobs
+    loop.run_until_complete(pressed(tab, False))
+    assert "only with your consent" in state.error
+    assert not jobs
+    loop.run_until_complete(pressed(tab))
+    loop.run_until_complete(pressed(tab, True))
+    assert jobs[0].options["model"] == "cardiac-mr"
+    loop.run_until_complete(pressed(tab, True))
+    assert len(jobs) == 1, "an answer to no question starts nothing"
+
+
+async def pressed(tab: register_tab.RegisterTab, answer: Optional[bool] = None) -> None:
+    """Press the button, or answer the question, and wait for what comes of it."""
+    tab.press() if answer is None else tab.answer(answer)
+    await asyncio.gather(*tab._page._tasks)
+
+
 def test_an_empty_field_is_the_models_own_and_zero_is_zero(viewer: Viewer, state: Any) -> None:
     fields = ("refine", "regularization", "spacing")
     for entered, meant in (("", None), (None, None), (0, 0), (2, 2)):
         for name in fields:
             state[name] = entered
-        assert [getattr(viewer._registration.settings, name) for name in fields] == [meant] * 3
+        assert [getattr(viewer._register_tab.settings, name) for name in fields] == [meant] * 3
     viewer._page.set(**dict.fromkeys(fields))
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
@@ -474,6 +475,20 @@ def test_each_mistake_is_one_sentence_and_a_code(change, code, phrase, worker, m
     assert phrase in error.message
     assert error.message.count(". ") == 0
     assert error.message.endswith(".")
+
+
+def test_a_model_that_asks_for_consent_is_named(worker, make_job, tmp_path):
+    values = np.zeros((18, 36, 36), np.float32)
+    values[1:-1, 2:-2, 2:-2] = np.random.default_rng(0).uniform(1, 2, (16, 32, 32))
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing((6, 6, 6))
+    sitk.WriteImage(image, str(tmp_path / "heart.nrrd"))
+    job = make_job({"undecided_licences": ["cardiac-mr"], "threads": 1})
+    inputs = Inputs(fixed=str(tmp_path / "heart.nrrd"), moving=str(tmp_path / "heart.nrrd"))
+    error = worker.ask(replace(job, inputs=inputs))
+    assert (error.event, error.code, error.name) == ("error", "licence", "cardiac-mr")
+    assert error.message.startswith("The model cardiac-mr suits these images, but asks for consent first.")
+    assert not Path(job.folder, "metrics.json").exists()
 
 
 def test_no_memory_is_said_and_the_next_job_works(worker, make_job):

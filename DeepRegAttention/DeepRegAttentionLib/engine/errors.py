@@ -101,8 +101,8 @@ class LicenceError(RegistrationError):
     code = "licence"
     exit_code = 5
 
-    def __init__(self, model: str, restriction: str) -> None:
-        super().__init__(f"The model {model} suits these images, but asks for consent first. {restriction}")
+    def __init__(self, model: str, sentence: str) -> None:
+        super().__init__(sentence)
         self.model = model
 
 

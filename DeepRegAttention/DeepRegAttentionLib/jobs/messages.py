@@ -147,7 +147,7 @@ class Event:
         unknown).
     name, path
         ``map``: which image was renewed, and its file, which is gone once the job has ended. ``error`` with the
-        code ``missing-package``: the name of the package to install.
+        code ``missing-package``: the name of the package to install; with ``licence``: of the model to agree to.
     folder, metrics
         ``done`` after ``register``: the result folder and what was measured.
     devices

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, Dict, Optional
 
 from ..engine.models.listing import list_models
-from ..engine.options import RegistrationOptions
 from ..terms.choices import device_choices, prealign_choices, precision_choices, similarity_choices
 from ..terms.inputs import Inputs
 from ..terms.models import model_choices, model_text
-from ..terms.presets import preset_choices, preset_of, preset_values, read_preset, shipped_presets
-from ..terms.settings import FILE, Settings, enabled, settings_from
+from ..terms.presets import preset_choices, preset_of, preset_values, shipped_presets
+from ..terms.settings import FILE, Settings, enabled
 from ..terms.wording import device_text
 from . import choices
 from .parameters import Parameters, input_nodes, inputs_of, set_setting, settings_of
@@ -25,15 +24,23 @@ _WIDGETS = {
 
 
 class ModelSection:
-    """Shows the settings and lets presets set them."""
+    """Shows the settings and lets presets set them.
+
+    Attributes
+    ----------
+    models : list of ModelInfo
+        The shipped models.
+    devices : dict, optional
+        What the worker says of this computer.
+    """
 
     def __init__(self, ui: Any) -> None:
         self._ui = ui
         self._parameters: Optional[Parameters] = None
-        self._models = [model.info for model in list_models()]
+        self.models = [model.info for model in list_models()]
         self._presets = shipped_presets()
         self.devices: Optional[Dict[str, Any]] = None
-        choices.fill(ui.modelSelector, model_choices(self._models))
+        choices.fill(ui.modelSelector, model_choices(self.models))
         choices.fill(ui.presetSelector, preset_choices())
         choices.fill(ui.deviceSelector, device_choices())
         choices.fill(ui.precisionSelector, precision_choices())
@@ -53,7 +60,7 @@ class ModelSection:
             return
         settings = settings_of(parameters)
         ui = self._ui
-        ui.modelText.text = model_text(settings.model, self._models)
+        ui.modelText.text = model_text(settings.model, self.models)
         ui.modelFileEdit.visible = settings.model == FILE
         self._show_file(settings.model_file)
         choices.select(ui.presetSelector, preset_of(settings, self._presets))
@@ -89,16 +96,3 @@ class ModelSection:
         if self._parameters is not None:
             for setting, value in preset_values(self._presets[name]).items():
                 set_setting(self._parameters, setting, value)
-
-
-def default_settings(preset: str, changes: Dict[str, Any]) -> Settings:
-    """The settings of a preset with some of them changed; for scripts.
-
-    Raises
-    ------
-    OptionError
-        There is no such preset, a setting is unknown, or its value is not possible.
-    """
-    settings = settings_from({**preset_values(read_preset(preset)), **changes})
-    RegistrationOptions.from_mapping(settings.options())
-    return settings

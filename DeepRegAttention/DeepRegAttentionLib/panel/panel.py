@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Optional
 
 import qt
@@ -10,19 +11,21 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 
-from ..engine.errors import CancelledError, RegistrationError
+from ..engine.errors import CancelledError, LicenceError, RegistrationError
 from ..engine.resources import resource_folder
 from ..jobs.client import State
 from ..jobs.messages import DeviceQuestion, Event
 from ..terms.choices import transform_choices
 from ..terms.inputs import NO_INPUTS
-from ..terms.settings import missing, without_effect
+from ..terms.licences import Consents, refusal_text
+from ..terms.settings import AUTO, missing, without_effect
 from ..terms.translation import translate_with
 from . import choices, sample
 from .dependency_section import DependencySection, missing_package
 from .display import slice_composites
 from .inspect_section import InspectSection
 from .judge_section import JudgeSection
+from .licences import UserSettings, put_question
 from .model_section import ModelSection
 from .parameters import COMBOS, WIDGETS, Parameters, input_nodes, inputs_of, outputs_of, settings_of
 from .registration import Registration, Registrations, Request
@@ -38,6 +41,8 @@ class Panel:
         The widgets of the ``.ui`` by their names.
     parameters : Parameters, optional
         What is bound now; None while the scene closes.
+    consents : Consents
+        What the user has agreed to, and how that is asked.
     """
 
     def __init__(self, widget: Any, registrations: Registrations) -> None:
@@ -49,6 +54,7 @@ class Panel:
         self._observation = 0
         self._question: Optional[DeviceQuestion] = None
         self._model = ModelSection(self.ui)
+        self.consents = Consents(self._model.models, UserSettings(), put_question)
         self._run = RunSection(self.ui, self._client, self.toggle)
         self._judge = JudgeSection(self.ui, self._run.fail)
         self._inspect = InspectSection(self.ui, self._judge.show)
@@ -123,13 +129,17 @@ class Panel:
             self._start(parameters)
 
     def _start(self, parameters: Parameters) -> None:
-        request = Request(
-            input_nodes(parameters),
-            settings_of(parameters),
-            outputs_of(parameters),
-            parameters.watch,
-            parameters.keepFiles,
-        )
+        settings = settings_of(parameters)
+        watched, kept = parameters.watch, parameters.keepFiles
+        request = Request(input_nodes(parameters), settings, outputs_of(parameters), watched, kept)
+        self.consents.require(settings.model, lambda agreed: self._submit(request, agreed))
+
+    def _submit(self, request: Request, agreed: bool) -> None:
+        """Start it with what the person has agreed to; a no to a model that was chosen by name starts nothing."""
+        if not agreed and request.settings.model != AUTO:
+            self._run.fail(refusal_text(request.settings.model))
+            return
+        request = replace(request, settings=self.consents.add_to(request.settings))
         try:
             self._registrations.start(request, self._listen)
         except RegistrationError as error:
@@ -186,12 +196,21 @@ class Panel:
     def _on_ended(self, registration: Registration) -> None:
         if registration.request.keep_files:
             self._run.log(str(registration.folder))
+        if isinstance(registration.error, LicenceError):
+            self._ask_for_consent(registration.request, registration.error.model)
+            return
         self._run.ended(registration)
         if registration.result is not None and self.parameters is not None:
             self._inspect.show_newest(registration.result)
             self._inspect.refresh()
         elif isinstance(registration.error, CancelledError):
             self._inspect.refresh()
+
+    def _ask_for_consent(self, request: Request, model: str) -> None:
+        """Put the question once everyone knows that this registration has ended, and start again with the answer."""
+        self._run.say("")
+        ask = self.consents.ask
+        qt.QTimer.singleShot(0, lambda: ask(model, lambda agreed: self._submit(request, agreed)))
 
     def _on_import(self, *caller_and_event: Any) -> None:
         """A scene was read: the nodes that its parameters name came after them, and nobody was told."""

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Generator, Optional
 
 import slicer
 
-from ..engine.errors import CancelledError, OptionError, OutputError, RegistrationError
+from ..engine.errors import CancelledError, LicenceError, OptionError, OutputError, RegistrationError
 from ..jobs import messages
 from ..jobs.client import BusyError, Later, WorkerClient
 from ..jobs.signals import Signal
@@ -265,6 +265,8 @@ def _new_folder(temporary_folder: str) -> Path:
 
 
 def _error_of(event: messages.Event) -> RegistrationError:
+    if event.event == "error" and event.code == LicenceError.code:
+        return LicenceError(str(event.name), _message_of(event))
     if event.event == "error":
         error = RegistrationError(_message_of(event))
         error.code = event.code or error.code

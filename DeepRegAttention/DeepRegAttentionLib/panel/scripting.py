@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence
 
 import qt
 import slicer
@@ -11,8 +11,8 @@ import slicer
 from ..engine.errors import RegistrationError
 from ..jobs import messages
 from ..scene.results import Result
+from ..terms.presets import preset_settings
 from ..terms.settings import Outputs
-from .model_section import default_settings
 from .registration import Registration, Registrations, Request
 from .worker_process import end_shared_client, shared_client
 
@@ -52,6 +52,7 @@ def register(
     labels: Optional[slicer.vtkMRMLNode] = None,
     fixed_labels: Optional[slicer.vtkMRMLNode] = None,
     preset: str = "balanced",
+    accept_licences: Sequence[str] = (),
     outputs: Optional[Outputs] = None,
     wait: bool = True,
     done: Optional[Done] = None,
@@ -71,7 +72,10 @@ def register(
     initial_transform, regularization_map, fixed_landmarks, moving_landmarks : node, optional
         As in the panel.
     preset : {"fast", "balanced", "accurate"}
-        How much time to take.
+        How much time to take; or a ``.json`` file of options.
+    accept_licences : sequence of str
+        Models with a restricted licence that may be chosen where they fit best; naming one as ``model`` accepts its
+        licence, too.
     outputs : Outputs, optional
         Which nodes are wanted; all by default.
     wait : bool
@@ -106,7 +110,9 @@ def register(
         "fixed_labels": fixed_labels,
     }
     nodes = {name: node for name, node in given.items() if node is not None}
-    request = Request(nodes, default_settings(preset, options), outputs or Outputs())
+    request = Request(
+        nodes, preset_settings(preset, {**options, "accepted_licences": tuple(accept_licences)}), outputs or Outputs()
+    )
     registration = registrations.start(request, lambda started: _connect(started, done, progress))
     return _wait(registration) if wait else registration
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 from ..engine.errors import OptionError, suggestion
-from ..engine.options import registration_values
+from ..engine.options import RegistrationOptions, registration_values
 from ..engine.resources import resource_folder
 from .choices import Choice
-from .settings import Settings
+from .settings import Settings, settings_from
 from .translation import translator
 
 _ = translator(__name__)
@@ -62,6 +62,19 @@ def preset_values(preset: Mapping[str, Any]) -> Dict[str, Any]:
     """Every setting that any shipped preset decides, so that one leaves nothing of another behind."""
     defaults = asdict(Settings())
     return {**{name: defaults[name] for name in DECIDED}, **registration_values(preset)}
+
+
+def preset_settings(name_or_file: str, changes: Mapping[str, Any]) -> Settings:
+    """The settings of a preset with some of them changed; for scripts.
+
+    Raises
+    ------
+    OptionError
+        There is no such preset, a setting is unknown, or its value is not possible.
+    """
+    settings = settings_from({**preset_values(read_preset(name_or_file)), **changes})
+    RegistrationOptions.from_mapping(settings.options())
+    return settings
 
 
 def preset_of(settings: Settings, presets: Mapping[str, Mapping[str, Any]]) -> str:

@@ -32,6 +32,7 @@ def build(server: Any, upload_mib: int) -> None:
         _drawer(upload_mib)
         _middle()
         _browser()
+        _question()
     page.root.theme = ("theme",)
 
 
@@ -335,3 +336,17 @@ def _entries() -> None:
             click="entry.kind === 'result' ? trigger('open', [entry.path]) : "
             "trigger('browse', [browsing, entry.path])",
         )  # fmt: skip
+
+
+# A licence
+
+
+def _question() -> None:
+    with (
+        v.VDialog(model_value=("!!question",), max_width=520, persistent=True),
+        v.VCard(title="Licence of a model", text=("question",), id="question"),
+        v.VCardActions(),
+    ):
+        v.VSpacer()
+        v.VBtn("No", click="trigger('answer', [false])", id="answer-no")
+        v.VBtn("I agree", click="trigger('answer', [true])", color="primary", variant="flat", id="answer-yes")

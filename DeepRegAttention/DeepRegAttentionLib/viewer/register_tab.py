@@ -11,12 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Iterable, List, Optional
 
-from ..engine.errors import UnreadableFileError
+from ..engine.errors import LicenceError, UnreadableFileError
 from ..engine.models.listing import list_models
 from ..jobs.client import WorkerClient
 from ..jobs.messages import ENDINGS, DeviceQuestion, Event, Job, make_job
 from ..scene.preview import refresh_warped
 from ..terms.choices import Choice
+from ..terms.licences import Answered, Consents, refusal_text
 from ..terms.models import model_choices, model_text
 from ..terms.presets import CUSTOM, preset_choices, preset_of, preset_values, shipped_presets
 from ..terms.settings import CONSENT, Settings, enabled, missing
@@ -56,10 +57,13 @@ class RegisterTab:
         self._presets = shipped_presets()
         self._models = [model.info for model in list_models()]
         self._model_choices = model_choices(self._models, files=False)
+        self._consents = Consents(self._models, {}, self._put_question)
+        self._answered: Answered = lambda agreed: None
         self._announce()
         page.on_change("preset")(self._take_preset)
         page.on_change(*_SETTINGS)(self._refresh)
         page.server.trigger("register")(self.press)
+        page.server.trigger("answer")(self.answer)
 
     def _announce(self) -> None:
         defaults = Settings()
@@ -72,6 +76,7 @@ class RegisterTab:
             cancelling=False,
             progress=0,
             progress_text="",
+            question="",
         )
         self._refresh()
 
@@ -119,18 +124,38 @@ class RegisterTab:
             self._page.fail("Choose one of the models in the list.")
         elif self._job is None:
             if missing(self._inputs.given, self.settings) is None:
-                self._page.task(self.run())
+                model = self.settings.model
+                self._consents.require(model, lambda agreed: self._go_on(agreed, refusal_text(model)))
         elif not self._page.state.cancelling:
             self._page.set(cancelling=True)
             self._refresh()
             self._client.cancel()
+
+    def _put_question(self, question: str, answered: Answered) -> None:
+        """Open the dialog; the answer comes from the page, some time."""
+        self._answered = answered
+        self._page.set(question=question)
+
+    def answer(self, agreed: bool) -> None:
+        """What was answered in the dialog; nothing, if none is open."""
+        if self._page.state.question:
+            self._page.set(question="")
+            self._answered(bool(agreed))
+
+    def _go_on(self, agreed: bool, refusal: str) -> None:
+        """Register, unless there is something to refuse."""
+        if refusal and not agreed:
+            self._page.fail(refusal)
+        elif self._job is None:
+            self._page.task(self.run())
 
     async def run(self) -> None:
         """Register what was chosen; returns after the result is shown, or the reason that there is none."""
         name = uuid.uuid4().hex
         folder = self._page.folder / "jobs" / name
         folder.mkdir(parents=True)
-        self._job = make_job(name, self._inputs.given, str(folder), self.settings, watch=True)
+        settings = self._consents.add_to(self.settings)
+        self._job = make_job(name, self._inputs.given, str(folder), settings, watch=True)
         self._page.set(running=True, cancelling=False, progress=0, progress_text=progress_text("start"), error="")
         self._refresh()
         try:
@@ -150,6 +175,8 @@ class RegisterTab:
                 self._watch(event)
             elif event.event == "warning":
                 self._page.set(notice=event.message)
+            elif event.event == "error" and event.code == LicenceError.code:
+                self._consents.ask(str(event.name), lambda agreed: self._go_on(agreed, ""))
             elif event.event == "error":
                 self._page.fail(event.message or "The registration failed.")
             elif event.event == "done":

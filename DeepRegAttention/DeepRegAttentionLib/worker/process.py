@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Union
 
-from ..engine.errors import CancelledError, RegistrationError, RegistrationWarning
+from ..engine.errors import CancelledError, LicenceError, RegistrationError, RegistrationWarning
 from ..engine.threads import wait_passively
 from ..jobs.messages import (
     Cancel,
@@ -351,6 +351,8 @@ class Worker:
                 return work()
         except CancelledError:
             return Event("cancelled", id)
+        except LicenceError as error:
+            return Event("error", id, code=error.code, name=error.model, message=str(error))
         except RegistrationError as error:
             cause = None if error.__cause__ is None else f"{type(error.__cause__).__name__}: {error.__cause__}"
             return Event("error", id, code=error.code, message=str(error), detail=cause)

@@ -75,6 +75,43 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertEqual(self.panel.parameters.refine, -1)
         self.assertEqual(self.ui.presetSelector.currentText, "Balanced")
 
+    def test_zero_is_zero_and_the_least_value_is_the_models_own(self) -> None:
+        from DeepRegAttentionLib.panel.parameters import settings_of
+
+        for spin, name in (("regularizationSpinBox", "regularization"), ("refineSpinBox", "refine")):
+            widget = getattr(self.ui, spin)
+            for value, meant in ((0, 0), (widget.minimum, None), (2, 2)):
+                widget.value = value
+                self.assertEqual(getattr(settings_of(self.panel.parameters), name), meant)
+
+    def test_a_restricted_model_is_used_with_consent_alone(self) -> None:
+        from DeepRegAttentionLib.terms.licences import Consents
+
+        asked, agrees = [], [False]
+
+        def put(question, answered):
+            asked.append(question)
+            answered(agrees[0])
+
+        self.panel.consents = Consents(self.panel._model.models, {}, put)
+        self.ui.sampleButton.click()
+        self.ui.presetSelector.setCurrentIndex(0)
+        self.ui.presetSelector.activated(0)
+        self.panel.parameters.model = "cardiac-mr"
+        say("a no starts nothing")
+        self.ui.registerButton.click()
+        self.assertIn("non-commercial", asked[0])
+        self.assertFalse(self.under_way)
+        self.assertIn("only with your consent", self.ui.statusLabel.text)
+        say("a yes does, and is not asked for again")
+        agrees[0] = True
+        for _ in range(2):
+            self.ui.registerButton.click()
+            self.assertTrue(self.under_way)
+            self.ui.registerButton.click()
+            wait_until(lambda: not self.under_way, "the registration is cancelled", JOB_S)
+        self.assertEqual(len(asked), 2)
+
     def test_register_inspect_judge_save_and_load(self) -> None:
         self.start()
         say("it runs; the window answers")

@@ -97,6 +97,8 @@ class DeepRegAttentionScriptingTest(ScriptedLoadableModuleTest):
             (self.fixed, {}),
             (color, {}),
             (self.moving, {"similarty": "mi"}),
+            (self.moving, {"preset": "acurate"}),
+            (self.moving, {"accept_licences": ("cardiac",)}),
             (self.moving, {"model": "brian"}),
         )
         for moving, how in wrong:

@@ -80,7 +80,8 @@ def choose_model(
         return best
     info = best.model.info
     if info.name in consent.undecided:
-        raise LicenceError(info.name, info.restriction)
+        sentence = f"The model {info.name} suits these images, but asks for consent first. {info.restriction}"
+        raise LicenceError(info.name, sentence)
     second = _nearest([one for one in candidates if consent.covers(one[0].info)], extents)
     hint = f"{info.name} would fit better, but asks for consent first: name it, or accept its licence."
     return ModelChoice(second.model, f"{second.reason} {hint} {info.restriction}")
