@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from DeepRegAttentionLib.cli.console import ReadableErrors, readable_warnings
 from DeepRegAttentionLib.cli.demo import read_label_names, tissue_map, tissue_overlap
 from DeepRegAttentionLib.cli.files import write_image
 from DeepRegAttentionLib.cli.settings import read_options
+from DeepRegAttentionLib.engine import resources
 from DeepRegAttentionLib.engine.errors import OutputError, RegistrationWarning
 from DeepRegAttentionLib.engine.hardware import limited_threads
 from DeepRegAttentionLib.engine.landmarks import Landmarks, read_landmarks, write_landmarks
@@ -582,6 +584,26 @@ def test_the_samples_fit_each_other():
         assert 1 > overlap["before"][tissue] > overlap["linear"][tissue] > overlap["after"][tissue] > 0
 
 
+@pytest.fixture
+def coarse_samples(tmp_path, monkeypatch):
+    """The sample pair with voxels of 2 mm in place of the shipped one."""
+    folder = tmp_path / "Samples"
+    folder.mkdir()
+    for path in resource_folder("Samples").iterdir():
+        if path.name.endswith(".nii.gz"):
+            image = sitk.ReadImage(str(path))
+            smaller = sitk.BinShrink(image, [2] * 3)
+            if "aal" in path.name:
+                smaller = sitk.Resample(image, smaller, sitk.Transform(), sitk.sitkNearestNeighbor)
+            sitk.WriteImage(smaller, str(folder / path.name))
+        else:
+            shutil.copy(path, folder)
+    monkeypatch.setattr(
+        resources, "resource_folder", lambda name: folder if name == "Samples" else resource_folder(name)
+    )
+
+
+@pytest.mark.usefixtures("coarse_samples")
 def test_the_demo_ends_with_a_report(tmp_path):
     outcome = call("demo", "--output", tmp_path / "demo", "--model", "brain-t1-adregnet", "--refine", 1)
     assert outcome.exit_code == 0, outcome.stderr
