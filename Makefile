@@ -10,7 +10,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
-PYTEST := $(BIN)/pytest Testing -n $(JOBS) --dist loadfile
+PYTEST := $(BIN)/pytest Testing -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Threads that wait sleep instead of taking the time of those that work.
 export OMP_WAIT_POLICY := passive

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Callable
+import os
+from collections import Counter
+from typing import Callable, List
 
 import pytest
 import SimpleITK as sitk
@@ -11,6 +13,15 @@ from helpers.images import blob_image
 
 # No test module has loaded torch yet.
 wait_passively()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Files are tested side by side: each with one thread.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """Files with many slow tests come first, so that no worker is left with them when the others have ended."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture

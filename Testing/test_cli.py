@@ -360,6 +360,7 @@ def test_memory_and_interruption_have_their_codes(error, code):
 # Interruption and full disks
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_the_refinement_leaves_nothing(case, tmp_path):
     output = tmp_path / "result"
     arguments = ["register", case / "fixed.nii.gz", case / "moving.nii.gz", "-o", output, *FAST]
@@ -406,6 +407,7 @@ def test_a_full_disk_keeps_the_older_result(case, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_crash_the_process(case, tmp_path):
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY));"
@@ -603,6 +605,7 @@ def coarse_samples(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("coarse_samples")
 def test_the_demo_ends_with_a_report(tmp_path):
     outcome = call("demo", "--output", tmp_path / "demo", "--model", "brain-t1-adregnet", "--refine", 1)

@@ -109,6 +109,7 @@ def test_the_landmarks_lie_in_the_image_and_are_as_far_apart_as_published(case: 
     assert distances.std(ddof=1) == pytest.approx(PUBLISHED[case][1], abs=0.0051)
 
 
+@pytest.mark.slow
 def test_a_synthetic_case_1_is_registered_from_its_files(case_1: Path):
     options = ["--model", "none", "--prealign", "none", "--spacing", 5, "--refine", 25, "--precision", "float32"]
     run = evaluate(case_1, *options, "--csv")

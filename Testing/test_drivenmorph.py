@@ -107,5 +107,6 @@ def test_shifted_images_give_the_shifted_field():
     assert shift_error(small_network("drivenmorph"), shift=small_network("drivenmorph").multiple) < 1e-3
 
 
+@pytest.mark.slow
 def test_learns_a_real_pair_without_folds():
     check_learning(small_network("drivenmorph"), steps=20)

@@ -149,6 +149,7 @@ def test_no_memory_is_one_sentence(error: Exception) -> None:
         raise error
 
 
+@pytest.mark.slow
 def test_simpleitk_without_memory_is_recognised() -> None:
     code = """
 import resource, sys
@@ -170,6 +171,7 @@ def test_other_errors_stay_what_they_are() -> None:
         raise RuntimeError("The shapes differ.")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.system() != "Linux" or platform.libc_ver()[0] != "glibc", reason="a setting of the GNU C library"
 )

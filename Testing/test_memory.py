@@ -48,6 +48,7 @@ def test_an_unknown_model_is_an_error() -> None:
         memory_needed(*CHEST, RegistrationOptions(model="liver"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.system() != "Linux", reason="the peak is counted in other units elsewhere")
 @pytest.mark.parametrize("model", ["none", MODEL])
 def test_what_is_told_is_what_is_used(model: str) -> None:

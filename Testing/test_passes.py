@@ -35,6 +35,7 @@ def test_two_passes_are_two_registrations_composed(name, varying):
         torch.testing.assert_close(output.regularization, first.regularization)
 
 
+@pytest.mark.slow
 @NAMES
 def test_the_second_pass_learns_to_go_on_where_the_first_ended(name):
     network = small_network(name, passes=2)

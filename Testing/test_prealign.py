@@ -108,6 +108,7 @@ def test_centre_joins_the_centres_of_masks() -> None:
     assert error(result, affine(shift=(-5, 6, 0))) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [(0, -1, 0), (1, -1, 1)])
 def test_rigid_finds_30_degrees_and_50_mm(axis: tuple[float, float, float]) -> None:
     truth = affine(axis, 30, (30, -30, 26.5))
@@ -116,6 +117,7 @@ def test_rigid_finds_30_degrees_and_50_mm(axis: tuple[float, float, float]) -> N
     assert determinant(result) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", [lambda v: 3 - v, lambda v: 800 * np.sin(3 * v) + 60])
 def test_affine_is_precise_for_any_contrast(contrast) -> None:
     truth = affine((0.6, 0.64, 0.48), 10, (12, -12, 10.6), 1.1, 0.05)
@@ -127,12 +129,14 @@ def test_affine_is_precise_for_any_contrast(contrast) -> None:
     assert error(result, truth) < 0.5
 
 
+@pytest.mark.slow
 def test_integer_images() -> None:
     truth = affine((0, 1, 0), 12, (9, 4, -6))
     images = [sitk.Cast(image * 90, sitk.sitkInt16) for image in (blob_image(), blob_image(**OTHER_GRID))]
     assert error(prealign(images[0], carry(images[1], truth), "rigid"), truth) < 0.5
 
 
+@pytest.mark.slow
 def test_mirror_image_is_not_mirrored_back() -> None:
     moving = blob_image()
     mirrored = like(moving, sitk.GetArrayFromImage(moving)[:, :, ::-1].copy())
@@ -154,6 +158,7 @@ def distracted() -> tuple[sitk.Image, sitk.Image, sitk.Image, sitk.Image, sitk.T
     return fixed, carry(moving, truth), masks[0], carry(masks[1], truth), truth
 
 
+@pytest.mark.slow
 def test_masks_keep_a_distractor_out() -> None:
     fixed, moving, fixed_mask, moving_mask, truth = distracted()
     without = prealign(fixed, moving, "rigid")
@@ -191,6 +196,7 @@ def bent_pair() -> tuple[sitk.Image, sitk.Image, sitk.Transform, sitk.Transform]
     return fixed, moving, truth, bend()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "limit"), [("affine", 0.5), ("centre", 5.5)])
 def test_displacement_field_as_initial(method: str, limit: float) -> None:
     fixed, moving, truth, initial = bent_pair()
@@ -207,12 +213,14 @@ def test_centre_lands_on_the_centre_through_a_field() -> None:
     np.testing.assert_allclose(result.TransformPoint(MIDDLE.tolist()), MIDDLE, atol=0.5)
 
 
+@pytest.mark.slow
 def test_same_input_same_result() -> None:
     pair = blob_image(), carry(blob_image(**OTHER_GRID), affine((0, 1, 0), 20, (14, 4, -6)))
     first, second = (prealign(*pair, "affine").GetParameters() for _ in range(2))
     assert first == second
 
 
+@pytest.mark.slow
 def test_progress_rises_from_0_to_1() -> None:
     fractions: list[float] = []
     prealign(blob_image(), blob_image(**OTHER_GRID), "rigid", progress=fractions.append)
@@ -226,6 +234,7 @@ class StopError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0.0, 0.7])
 def test_what_progress_raises_reaches_the_caller(limit: float) -> None:
     heard: list[float] = []
@@ -255,11 +264,13 @@ def test_masks_that_miss_each_other() -> None:
         prealign(image, image, "none", fixed_mask=masks[0], moving_mask=masks[1])
 
 
+@pytest.mark.slow
 def test_distant_images_are_brought_together() -> None:
     truth = affine(shift=(2000, -900, 400))
     assert error(prealign(blob_image(), carry(blob_image(**OTHER_GRID), truth), "rigid"), truth) < 0.5
 
 
+@pytest.mark.slow
 def test_absurd_affine_falls_back_to_rigid() -> None:
     fixed = blob_image(size=(60, 60, 60), spacing=(2.0, 2.0, 2.0))
     moving = sitk.Image(fixed)
@@ -290,6 +301,7 @@ def test_unknown_method() -> None:
         prealign(blob_image(), blob_image(), "afine")
 
 
+@pytest.mark.slow
 def test_displaced_brain() -> None:
     fixed, moving = (sitk.ReadImage(str(real_data("lpba40") / "images" / f"S{n}.nii.gz")) for n in (11, 12))
     displacement = sitk.Euler3DTransform((80.0, 96.0, 80.0), 0.3, -0.3, 0.3, (30.0, -25.0, 30.0))
@@ -304,6 +316,7 @@ def test_displaced_brain() -> None:
         np.testing.assert_allclose(found.TransformPoint(corner), expected, atol=1.0)
 
 
+@pytest.mark.slow
 def test_affine_of_a_rigid_pair_does_not_warn() -> None:
     fixed, moving, fixed_mask, moving_mask, truth = distracted()
     with warnings.catch_warnings():

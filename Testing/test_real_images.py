@@ -12,6 +12,7 @@ from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.result import RegistrationResult
 from helpers.places import MODULE, real_data
 
+pytestmark = pytest.mark.slow
 SAMPLES = MODULE / "Resources" / "Samples"
 
 

@@ -54,6 +54,7 @@ def landmarks(known: Pair) -> tuple[Tensor, Tensor]:
     return points, points + known.truth[0][:, k, j, i].T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", ["lncc", "mse", "mind", "mi"])
 def test_recovers_a_known_deformation_from_zero(similarity: str) -> None:
     known = pair()
@@ -117,6 +118,7 @@ def test_any_shape_from_zero(shape: tuple[int, int, int]) -> None:
     assert float(objective(found)) < float(objective(torch.zeros_like(found)))
 
 
+@pytest.mark.slow
 def test_only_what_the_mask_marks_is_matched() -> None:
     known = pair()
     mask = torch.zeros_like(known.fixed)
@@ -132,6 +134,7 @@ def test_only_what_the_mask_marks_is_matched() -> None:
     assert error(clean, near) < 0.7 * error(torch.zeros_like(clean), near)
 
 
+@pytest.mark.slow
 def test_landmarks_pull_where_images_say_nothing() -> None:
     known = pair()
     flat = torch.full_like(known.fixed, 0.5)
@@ -164,6 +167,7 @@ def test_landmarks_keep_their_place_on_a_coarser_grid() -> None:
     assert coarse.fixed.shape == coarse.moving.shape == coarse.mask.shape == (1, 1, 16, 12, 16)
 
 
+@pytest.mark.slow
 def test_strength_decides_where_the_field_is_stiff() -> None:
     known = pair()
     strength = torch.full_like(known.fixed, 0.1)
@@ -179,6 +183,7 @@ def test_strength_decides_where_the_field_is_stiff() -> None:
     assert roughness(uneven, left) > roughness(even, left)
 
 
+@pytest.mark.slow
 def test_more_weight_is_smoother() -> None:
     known = pair()
     rough, stiff = (refine(Objective(known.fixed, known.moving, weight=weight), None, 15) for weight in (0.02, 10.0))

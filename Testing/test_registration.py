@@ -97,6 +97,7 @@ def _inside(fixed: sitk.Image) -> np.ndarray:
     return points[near]
 
 
+@pytest.mark.slow
 def test_the_true_motion_is_found_in_the_true_direction(pair, result):
     points = _inside(pair[0])
     found = transform_points(points, result.transform) - points
@@ -217,6 +218,7 @@ def test_no_field_at_every_voxel_is_made_unless_it_is_asked_for(pair, tmp_path, 
     assert all(3 * result.maps[name].GetNumberOfPixels() < voxels for name in vectors)
 
 
+@pytest.mark.slow
 def test_prealignment_and_deformation_together(pair):
     fixed, moving = pair
     away = sitk.Euler3DTransform((31.0, -57.0, 112.0), 0.2, -0.1, 0.15, (9.0, -12.0, 7.0))
@@ -302,6 +304,7 @@ def test_warped_keeps_the_pixel_type(pair):
     assert register(pair[0], moving, dataclasses.replace(ALONE, refine=1)).warped.GetPixelID() == sitk.sitkInt16
 
 
+@pytest.mark.slow
 def test_a_mask_decides_where_similarity_counts(pair, result):
     points = _points(pair[0])
     half = (points[:, 0] > 31.0).reshape(pair[0].GetSize()[::-1])
@@ -318,6 +321,7 @@ def test_a_mask_decides_where_similarity_counts(pair, result):
     assert masked_error[ignored].mean() > 1.5 * error[ignored].mean()
 
 
+@pytest.mark.slow
 def test_landmarks_pull_only_when_asked(pair):
     points = np.array([[31.0, -57.0, 112.0], [36.0, -52.0, 108.0], [25.0, -60.0, 118.0]])
     goal = points + np.array([0.0, 6.0, 0.0])
@@ -330,6 +334,7 @@ def test_landmarks_pull_only_when_asked(pair):
     assert distances[1] < 0.7 * distances[0]
 
 
+@pytest.mark.slow
 def test_a_regularization_map_stiffens_where_it_is_high(pair):
     points = _points(pair[0])
     stiff = np.where(points[:, 0] > 31.0, 200.0, 1.0).reshape(pair[0].GetSize()[::-1]).astype(np.float32)
@@ -363,6 +368,7 @@ def test_stages_are_reported_in_order_and_measured(pair):
     assert set(result.metrics["seconds"]) == set(stages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["prealign", "refine", "warp"])
 def test_cancel_reaches_the_caller(pair, stage):
     def cancel(where: str, fraction: float) -> None:
@@ -405,6 +411,7 @@ def test_no_room_at_all_is_one_sentence(pair, monkeypatch):
         register(*pair, ALONE)
 
 
+@pytest.mark.slow
 def test_without_a_model_or_steps_it_refines_and_says_so(pair):
     images = [sitk.Image(image) for image in pair]
     for image in images:
@@ -416,6 +423,7 @@ def test_without_a_model_or_steps_it_refines_and_says_so(pair):
     assert result.metrics["similarity"]["after"]["ncc"] > result.metrics["similarity"]["linear"]["ncc"]
 
 
+@pytest.mark.slow
 def test_the_steps_are_the_models_own_unless_they_are_said(pair, model_file):
     for asked, taken in ((None, 3), (0, 0), (5, 5)):
         options = dataclasses.replace(ALONE, model=model_file, refine=asked, maps=False)
@@ -472,6 +480,7 @@ def test_a_list_of_models_that_is_damaged_does_not_stop_the_estimate(monkeypatch
     assert likely_steps(RegistrationOptions(refine=None)) == 60
 
 
+@pytest.mark.slow
 def test_what_a_model_without_refinement_ignores_is_said(pair, model_file, tmp_path):
     path = tmp_path / "none.safetensors"
     save_model(load_model(model_file), dataclasses.replace(find_model(model_file).info, refine=0), path)
@@ -488,6 +497,7 @@ def test_what_a_model_without_refinement_ignores_is_said(pair, model_file, tmp_p
         register(*pair, dataclasses.replace(options, refine=1), stiff)
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_result(pair):
     fields = [sitk.GetArrayFromImage(register(*pair, ALONE).displacement()) for _ in range(2)]
     assert np.abs(fields[0] - fields[1]).max() < 1e-3

@@ -255,6 +255,7 @@ def yellow_pixels(image: Image.Image) -> int:
 # Writing
 
 
+@pytest.mark.slow
 def test_an_older_report_is_replaced_by_one_that_stands_alone(tmp_path, fixed, moving):
     path = tmp_path / "new folder" / "report.html"
     path.parent.mkdir()
@@ -465,6 +466,7 @@ def grid_lines(section: Section, transform: sitk.Transform) -> tuple[np.ndarray,
     return np.array(lines), lengths
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_grid_follows_the_deformation_alone(fixed, moving):
     still, pushed = (
         {p.name: p.png for p in result_pictures(make_result(fixed, moving, mm), fixed, moving)} for mm in (0.0, PUSH)

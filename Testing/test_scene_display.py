@@ -413,6 +413,7 @@ def test_the_layout_is_known_by_its_number() -> None:
     assert tags == [tag for tag, _ in VIEWS]
 
 
+@pytest.mark.slow
 def test_the_layout_shows_each_image_in_its_view(shown) -> None:
     world, result, _ = shown
     views = {tag: world.slice_view(tag=tag, size=150) for tag, _ in (VIEWS[1], VIEWS[3])}

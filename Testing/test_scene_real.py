@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
@@ -22,6 +23,7 @@ def coarse(name: str) -> sitk.Image:
     return sitk.Shrink(sitk.DiscreteGaussian(image, 4.0), (4, 4, 4))
 
 
+@pytest.mark.slow
 def test_a_real_registration_is_shown_as_it_is(tmp_path) -> None:
     fixed, moving = coarse("icbm152-t1.nii.gz"), coarse("colin27-t1.nii.gz")
     registered = register(fixed, moving, RegistrationOptions(refine=0, spacing=4.0))

@@ -257,6 +257,7 @@ def test_removing_a_result_leaves_the_users_volumes(result, world, pair) -> None
 # Saved and loaded
 
 
+@pytest.mark.slow
 def test_a_saved_scene_looks_the_same_and_knows_its_result(result, world, saved, images, tmp_path) -> None:
     view = world.slice_view()
     view.look_at(result.fixed)

@@ -85,6 +85,7 @@ def test_other_contrasts_keep_the_background_and_the_shape() -> None:
     assert found.transform.TransformPoint((1.0, 2.0, 3.0)) == (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_demons_on_an_oblique_pair_bring_the_labels_together() -> None:
     fixed, moving = blob_image(), blob_image(shift=(4.0, -3.0, 3.0))
     labels = [sitk.Cast(image > 0.4, sitk.sitkInt16) for image in (fixed, moving)]
@@ -200,6 +201,7 @@ def test_the_accuracy_is_recorded_in_the_model_and_its_list(tmp_path: Path) -> N
     assert json.loads((tmp_path / "models.json").read_text())["models"][0]["accuracy"] == kept
 
 
+@pytest.mark.slow
 def test_networks_with_and_without_a_local_strength_are_trained_alike(tmp_path: Path) -> None:
     write_blobs(tmp_path)
     recipe = tiny(tmp_path, weights={"labels": 2.0}, labels_a_step=1)

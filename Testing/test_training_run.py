@@ -30,6 +30,7 @@ from DeepRegAttentionLib.training.run import (
     train,
     with_settled_precision,
 )
+from helpers import distributed
 from helpers.places import MODULE, REPOSITORY
 from helpers.training import CONFIGURATION, tiny, write_blobs, write_configuration
 from typer.testing import CliRunner
@@ -55,6 +56,7 @@ def command(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_run_leaves_model_checkpoint_logs_and_pictures(folder: Path) -> None:
     output = folder / "out"
     model = train(tiny(folder, **RICH), output)
@@ -90,6 +92,7 @@ def weights_of(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_exactly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = tiny(folder, **RICH)
     train(options, folder / "whole")
@@ -204,6 +207,7 @@ def test_fine_tuning_starts_from_the_weights_of_a_model(folder: Path) -> None:
         load_start(other, "brian-t1")
 
 
+@pytest.mark.slow
 def test_loader_processes_see_the_same_pairs(folder: Path) -> None:
     options = tiny(folder, **{**RICH, "steps": 1, "validate_every": 1, "accumulate": 1, "validation": []})
     here = list(TrainingData(options, 2).train_dataloader())
@@ -237,63 +241,25 @@ def test_volumes_smaller_than_a_kernel_are_trained_in_full_precision(folder: Pat
     assert seen == [torch.float32] * 2 + [torch.bfloat16] * 2
 
 
-DISTRIBUTED = """
-import sys, torch
-from pathlib import Path
-from lightning.pytorch.callbacks import Callback
-from helpers.training import CONFIGURATION, tiny
-from DeepRegAttentionLib.training.module import RegistrationTraining
-from DeepRegAttentionLib.training.run import Machines, TrainingData, make_trainer
-
-class Keep(Callback):
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        if trainer.is_global_zero:
-            gradients = {name: p.grad for name, p in module.network.named_parameters() if p.grad is not None}
-            torch.save(gradients, folder / "gradients.pt")
-
-folder, devices = Path(sys.argv[1]), sys.argv[2]
-torch.manual_seed(1)
-options = tiny(folder, steps=1, accumulate=2 // int(devices), data={"cases": "blobs", "validation_pairs": 2})
-module = RegistrationTraining(options)
-machines = Machines(devices, strategy="ddp" if devices == "2" else "auto", accelerator="cpu")
-trainer = make_trainer(options, machines, callbacks=[Keep()], logger=False, enable_checkpointing=False)
-trainer.fit(module, TrainingData(options, module.multiple))
-if trainer.is_global_zero:
-    torch.save({name: float(value) for name, value in trainer.callback_metrics.items()}, folder / "metrics.pt")
-"""
-
-
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one_with_the_same_two_pairs(folder: Path) -> None:
-    script = folder / "distributed.py"
-    script.write_text(DISTRIBUTED, encoding="utf-8")
-    paths = [str(REPOSITORY / "Testing"), str(MODULE)]
+    distributed.step(folder, 1)
+    alone, alone_metrics = distributed.taken_from(folder)
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "Testing"), str(MODULE)]),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_addr",
-        "127.0.0.1",
-        "--master_port",
-        "29561",
-    ]
-    results = []
-    for devices, launcher in (("1", []), ("2", torchrun)):
-        subprocess.run(
-            [sys.executable, *launcher, str(script), str(folder), devices],
-            env=environment,
-            check=True,
-            capture_output=True,
-            timeout=300,
-        )
-        results.append([torch.load(folder / f"{name}.pt", weights_only=True) for name in ("gradients", "metrics")])
-    (alone, alone_metrics), (shared, shared_metrics) = results
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run(
+        [*torchrun, "-m", "helpers.distributed", str(folder), "2"],
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    shared, shared_metrics = distributed.taken_from(folder)
     assert alone.keys() == shared.keys()
     largest = max(float(gradient.abs().max()) for gradient in alone.values())
     for name, gradient in alone.items():

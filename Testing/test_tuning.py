@@ -182,6 +182,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_study_writes_its_results_goes_on_and_keeps_to_its_settings(options: TrainingOptions, folder: Path):
     output = folder / "tuned"
     tuning = TuningOptions(trials=2, sampler="tpe", refine=1)
@@ -206,6 +207,7 @@ def test_a_study_writes_its_results_goes_on_and_keeps_to_its_settings(options: T
         tune(replace(options, steps=5), tuning, output)
 
 
+@pytest.mark.slow
 def test_two_processes_work_on_one_study(folder: Path):
     output = folder / "shared"
     search = {"weights.diffusion": CONFIGURATION["tune"]["weights.diffusion"]}

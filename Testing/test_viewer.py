@@ -27,6 +27,7 @@ CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := s
 if CHROMIUM is None:
     pytest.skip("there is no chromium", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
          "--disable-sync"]  # fmt: skip
 FIXED, MOVING = "hippocampus_001.nii.gz", "hippocampus_003.nii.gz"

@@ -562,6 +562,7 @@ def inputs(tmp_path: Path) -> Inputs:
     return Inputs(*paths)
 
 
+@pytest.mark.slow
 def test_the_real_worker_answers_registers_cancels_and_survives_a_crash(
     real: Ground, inputs: Inputs, tmp_path: Path
 ) -> None:
