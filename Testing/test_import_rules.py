@@ -44,7 +44,7 @@ FORBIDDEN = {
 # Installed without any extra, so importable everywhere but in the parts that an extra is for.
 ENGINE_LIBRARIES = {"torch", "numpy", "SimpleITK", "safetensors"}
 # The engine's plain data types: what the parts inside 3D Slicer may use of it.
-PLAIN = ("errors", "options", "result", "threads")
+PLAIN = ("errors", "options", "result", "result_folder", "threads")
 
 
 def violations(path: Path, package_root: Path = MODULE) -> List[str]:

@@ -10,8 +10,8 @@ from typing import Tuple
 import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.errors import UnreadableFileError
+from DeepRegAttentionLib.engine.result_folder import read_metrics, recorded_inputs
 from DeepRegAttentionLib.viewer.access import Access, require_one_file, safe_name, uploaded_image
-from DeepRegAttentionLib.viewer.recorded import read_metrics, recorded_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -83,7 +83,7 @@ def _require_libraries() -> None:
 
 def _recorded(folder: Optional[Path]) -> List[Path]:
     """The images that a result was made of: whoever names the result here may see them, too."""
-    from ..viewer.recorded import read_metrics, recorded_inputs
+    from ..engine.result_folder import read_metrics, recorded_inputs
 
     return list(recorded_inputs(read_metrics(folder)).values()) if folder is not None else []
 

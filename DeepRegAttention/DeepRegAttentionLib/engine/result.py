@@ -19,6 +19,7 @@ from .clock import Report, share
 from .errors import OutputError
 from .images import write_complete
 from .parallel import Threads
+from .result_folder import METRICS_FILE
 
 MAP_NAMES = (
     "jacobian",
@@ -168,7 +169,7 @@ class RegistrationResult:
             for done, job in enumerate(as_completed(jobs), start=1):
                 job.result()
                 report(0.4 + 0.6 * done / len(jobs))
-        (folder / "metrics.json").write_text(json.dumps(self.plain_metrics(), indent=2) + "\n")
+        (folder / METRICS_FILE).write_text(json.dumps(self.plain_metrics(), indent=2) + "\n")
 
     def _write_transforms(self, folder: Path, report: Report) -> None:
         """One after the other: the HDF5 library must not be used by two threads at once."""
@@ -215,7 +216,7 @@ def _remove_result(folder: Path) -> None:
     for name in names:
         for extension in EXTENSIONS:
             (folder / f"{name}{extension}").unlink(missing_ok=True)
-    for name in ("transform.h5", "inverse_transform.h5", "metrics.json", "report.html"):
+    for name in ("transform.h5", "inverse_transform.h5", METRICS_FILE, "report.html"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -11,8 +11,8 @@ from typing import Any, Callable, Dict, Generator, Iterator, List, Mapping, Opti
 import numpy as np
 import slicer
 
-from ..engine.errors import UnreadableFileError
 from ..engine.result import EXTENSIONS, MAP_NAMES
+from ..engine.result_folder import read_metrics
 from ..terms.maps import MAPS, VECTORS
 from .colors import label_colors
 from .judge import make_plots, make_tables
@@ -305,7 +305,7 @@ class _Loader:
 
     def start(self) -> None:
         """The hidden node and the folder."""
-        metrics = self._read_metrics()
+        metrics = read_metrics(self.folder)
         node = self._add("vtkMRMLScriptedModuleNode", self.base)
         node.SetAttribute(_MARK, "1")
         node.SetHideFromEditors(True)
@@ -317,13 +317,6 @@ class _Loader:
         for role, given in (("fixed", self.fixed), ("moving", self.moving)):
             if given is not None:
                 node.SetNodeReferenceID(role, given.GetID())
-
-    def _read_metrics(self) -> Dict[str, Any]:
-        path = self.folder / "metrics.json"
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UnreadableFileError(f"{self.folder} holds no complete registration result.") from error
 
     def load_warped(self) -> None:
         """The moving image on the fixed grid."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Dict, Iterable, List, Tuple, Union
 
 from ..engine.errors import UnreadableFileError
+from ..engine.result_folder import METRICS_FILE
 
 IMAGE_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
 """Images in one file; a folder with one DICOM series is an image, too."""
@@ -95,7 +96,7 @@ def _real_path(text: PathLike) -> Path:
 def _entry(path: Path) -> Dict[str, str]:
     kind = ""
     if path.is_dir():
-        kind = "result" if (path / "metrics.json").is_file() else "folder"
+        kind = "result" if (path / METRICS_FILE).is_file() else "folder"
     elif path.name.lower().endswith(IMAGE_ENDINGS):
         kind = "image"
     return {"name": path.name, "path": str(path), "kind": kind}

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
 from ..engine.errors import RegistrationError
+from ..engine.result_folder import read_metrics, recorded_inputs
 from ..scene.results import Result, load_steps
 from ..terms.measures import summary_text
 from .inputs import Inputs
 from .inspection import Inspection
 from .measures import histogram_svg, table_entries
 from .page import Page
-from .recorded import read_metrics, recorded_inputs
 
 RESULTS_FILE, SCENE_FILE = "registration.zip", "registration.mrb"
 _ABSENT = "The {roles} of this result {verb} shown: {reason}"

@@ -1,4 +1,4 @@
-"""What a result folder says of itself; plain files, so that the front process can ask."""
+"""What a result folder says of itself: read without any library, so that everybody can ask."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Mapping, Union
 
-from ..engine.errors import UnreadableFileError
+from .errors import UnreadableFileError
+
+METRICS_FILE = "metrics.json"
+"""Every number, option, model hash and version of a result; a folder without it holds none."""
 
 
 def read_metrics(folder: Union[str, Path]) -> Dict[str, Any]:
-    """What ``metrics.json`` of a result folder says.
+    """The metrics that were written with a result.
 
     Raises
     ------
@@ -18,11 +21,11 @@ def read_metrics(folder: Union[str, Path]) -> Dict[str, Any]:
         The file is missing or damaged.
     """
     try:
-        metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
+        metrics = json.loads((Path(folder) / METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UnreadableFileError(f"{folder} holds no result: its metrics.json is missing or damaged.") from error
+        raise UnreadableFileError(f"{folder} holds no result: its {METRICS_FILE} is missing or damaged.") from error
     if not isinstance(metrics, dict):
-        raise UnreadableFileError(f"{folder} holds no result: its metrics.json is damaged.")
+        raise UnreadableFileError(f"{folder} holds no result: its {METRICS_FILE} is damaged.")
     return metrics
 
 
