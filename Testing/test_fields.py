@@ -311,6 +311,17 @@ def test_a_fold_is_seen_where_it_is() -> None:
     assert not folds[:, :, 12:].any()
 
 
+@few
+@given(st.tuples(*[st.integers(1, 5)] * 3), SEEDS)
+def test_gradient_is_numpys_and_its_own_gradient_the_numerical_one(shape: tuple[int, int, int], seed: int) -> None:
+    field = random_image(shape, seed, channels=2).double()
+    slopes = fields.gradient(field)
+    for axis in (axis for axis in range(3) if shape[axis] > 1):
+        expected = np.gradient(field.numpy(), axis=axis + 2)
+        np.testing.assert_allclose(slopes[:, :, axis].numpy(), expected, atol=1e-12)
+    assert torch.autograd.gradcheck(fields.gradient, field.requires_grad_())
+
+
 # Resolution and filters
 
 

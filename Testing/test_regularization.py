@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from DeepRegAttentionLib.engine.fields import jacobian_determinant
-from DeepRegAttentionLib.engine.regularization import diffusion, edge_mean, folding
+from DeepRegAttentionLib.engine.regularization import diffusion, edge_mean, folding, forward_differences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -98,6 +98,28 @@ def test_only_folds_cost_folding() -> None:
     mirrored = linear(torch.diag(torch.tensor([-2.0, 0.0, 0.0])))
     assert jacobian_determinant(mirrored).max() < 0
     assert float(folding(mirrored)) == pytest.approx(1.05, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.2, 2.0])
+def test_folding_and_its_gradient_are_those_of_the_formula(scale: float) -> None:
+    field = (scale * (random(1, 3, *SHAPE, seed=4) - 0.5)).requires_grad_()
+    plain, mine = torch.relu(0.05 - jacobian_determinant(field)).mean(), folding(field)
+    torch.testing.assert_close(mine, plain)
+    assert bool(plain > 0) == mine.requires_grad == (scale == 2.0)
+    (slope,) = torch.autograd.grad(plain, field)
+    if mine.requires_grad:
+        torch.testing.assert_close(torch.autograd.grad(mine, field)[0], slope)
+    else:
+        assert not slope.any()
+
+
+@few
+@given(st.tuples(*[st.integers(2, 4)] * 3))
+def test_differences_have_their_numerical_gradient(shape: tuple[int, int, int]) -> None:
+    field = random(1, 2, *shape).double().requires_grad_()
+    for axis, difference in zip((2, 3, 4), forward_differences(field)):
+        torch.testing.assert_close(difference, field.diff(dim=axis))
+    assert torch.autograd.gradcheck(lambda x: tuple(forward_differences(x)), field)
 
 
 def test_folding_is_reduced_by_its_gradient() -> None:

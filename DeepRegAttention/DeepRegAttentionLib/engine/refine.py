@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Callable, List, Optional, Sequence, Tuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from .clock import Report, share
 from .fields import compose, exponentiate, resize_field, smooth, warp
 from .regularization import diffusion, folding
-from .similarity import SIMILARITY_LOSSES
+from .similarity import similarity_to
 
 Watch = Callable[[Tensor], None]
 """Called with the displacement so far, ``(1, 3, k, j, i)`` in voxels of a grid that may still be a coarser one."""
@@ -51,12 +52,15 @@ class Objective:
 
     def __call__(self, displacement: Tensor) -> Tensor:
         """The loss of a displacement ``(1, 3, K, J, I)``."""
-        warped = warp(self.moving, displacement)
-        loss = SIMILARITY_LOSSES[self.similarity](self.fixed, warped, self.mask)
+        loss = self._unlike(warp(self.moving, displacement))
         loss = loss + self.weight * diffusion(displacement, self.strength) + 10 * folding(displacement)
         if self.landmarks is not None:
             loss = loss + self.landmark_weight * landmark_distance(displacement, *self.landmarks).square().mean()
         return loss
+
+    @cached_property
+    def _unlike(self) -> Callable[[Tensor], Tensor]:
+        return similarity_to(self.similarity, self.fixed, self.mask)
 
     def coarser(self, factor: int) -> Objective:
         """The same on a grid ``factor`` times as coarse."""
@@ -153,8 +157,10 @@ def _descend(objective: Objective, start: Tensor, steps: int, progress: Report, 
     optimiser = torch.optim.Adam([velocity], lr=LEARNING_RATE)
     losses: List[float] = []
     best, best_loss = start, float("inf")
-    for step in range(steps):
-        displacement = compose(start, exponentiate(resize_field(smooth(velocity, 1.0), start.shape[2:])))
+    for n in range(steps):
+        # Integrated where its nodes are, on an eighth of the voxels: it is no finer than they.
+        step = exponentiate(smooth(velocity, 1.0))
+        displacement = compose(start, resize_field(step, start.shape[2:]))
         loss = objective(displacement)
         losses.append(float(loss.detach()))
         if losses[-1] < best_loss:
@@ -162,11 +168,11 @@ def _descend(objective: Objective, start: Tensor, steps: int, progress: Report, 
         watch(displacement.detach())
         if _converged(losses):
             break
-        progress((step + 0.5) / steps)
+        progress((n + 0.5) / steps)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        progress((step + 1) / steps)
+        progress((n + 1) / steps)
     return best
 
 

@@ -12,17 +12,36 @@ own. Without one, w = 0 everywhere would be best. All terms are means over the v
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .fields import jacobian_determinant
 
 
 def forward_differences(field: Tensor) -> List[Tensor]:
     """The three one-voxel differences; each is one voxel shorter along its own axis."""
-    return [field.diff(dim=axis) for axis in (2, 3, 4)]
+    return [_Difference.apply(field, axis) for axis in (2, 3, 4)]
+
+
+class _Difference(torch.autograd.Function):
+    # torch's own gradient makes a volume of zeros for each of the two slices.
+
+    @staticmethod
+    def forward(context: Any, field: Tensor, axis: int) -> Tensor:
+        context.axis = axis
+        return field.diff(dim=axis)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, change: Tensor) -> Tuple[Tensor, None]:
+        axis, n = context.axis, change.shape[context.axis]
+        end = torch.zeros_like(change.narrow(axis, 0, 1))
+        total = torch.cat([end, change], dim=axis)
+        total.narrow(axis, 0, n).sub_(change)
+        return total, None
 
 
 def diffusion(field: Tensor, strength: Optional[Tensor] = None) -> Tensor:
@@ -54,6 +73,10 @@ def edge_mean(values: Tensor, axis: int) -> Tensor:
 
 def folding(displacement: Tensor, margin: float = 0.05) -> Tensor:
     """Mean depth by which the Jacobian determinant falls below ``margin``."""
+    with torch.no_grad():
+        lowest = jacobian_determinant(displacement).amin()
+    if lowest >= margin:  # the rule, and then there is no gradient either
+        return displacement.new_zeros(())
     return torch.relu(margin - jacobian_determinant(displacement)).mean()
 
 

@@ -1,17 +1,18 @@
 """Image similarities as losses: lower is better, each masked, each differentiable.
 
 Every function takes fixed and warped ``(N, 1, K, J, I)`` and an optional mask of the same shape with
-weights in 0..1, and returns a scalar.
+weights in 0..1, and returns a scalar. Gradients are taken with respect to the warped image.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .fields import filter_axes
 
@@ -50,24 +51,77 @@ def lncc(fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None, width: in
     flat a correlation means nothing, and a plain mean would reward stretching the moving image's contrast into
     the background. With a mask, local means count masked voxels only.
     """
-    weight = None if mask is None else box_mean(mask.float(), width).clamp_min(1e-3)
-    fixed, warped = fixed.float(), warped.float()
+    return LocalCorrelation(fixed, mask, width)(warped)
 
-    def local_mean(image: Tensor) -> Tensor:
-        if mask is None or weight is None:
-            return box_mean(image, width)
-        return box_mean(image * mask, width) / weight
 
-    moments = torch.cat([fixed, warped, fixed * fixed, warped * warped, fixed * warped], dim=1)
-    mean_f, mean_w, square_f, square_w, product = local_mean(moments).split(fixed.shape[1], dim=1)
-    covariance = product - mean_f * mean_w
-    variance_f = (square_f - mean_f * mean_f).clamp_min(0)
-    variance_w = (square_w - mean_w * mean_w).clamp_min(0)
-    squared = covariance * covariance / ((variance_f + 1e-6) * (variance_w + 1e-5))
-    informative = variance_f / (variance_f + FLAT)
-    if mask is not None:
-        informative = informative * mask
-    return 1 - (informative * squared).sum() / informative.sum().clamp_min(1e-6)
+class LocalCorrelation:
+    """:func:`lncc` to one fixed image, of which the local moments are taken once.
+
+    Parameters
+    ----------
+    fixed, mask, width
+        As of :func:`lncc`; there is no gradient with respect to them.
+    """
+
+    def __init__(self, fixed: Tensor, mask: Optional[Tensor] = None, width: int = 7) -> None:
+        self.fixed, self.width = fixed.detach().float(), width
+        self.mask = None if mask is None else mask.float()
+        self.weight = None if self.mask is None else box_mean(self.mask, width).clamp_min_(1e-3)
+        self.mean, square = self.local_mean(torch.cat([self.fixed, self.fixed.square()], dim=1)).chunk(2, dim=1)
+        variance = (square - self.mean.square()).clamp_min_(0)
+        self.variance = variance + 1e-6
+        informative = variance / (variance + FLAT)
+        if self.mask is not None:
+            informative = informative * self.mask
+        self.share = informative / informative.sum().clamp_min(1e-6)
+
+    def __call__(self, warped: Tensor) -> Tensor:
+        """The loss of a warped image, of the fixed one's shape."""
+        loss: Tensor = _Correlate.apply(warped.float(), self)
+        return loss
+
+    def local_mean(self, images: Tensor) -> Tensor:
+        """Mean over the cube of those voxels that the mask marks."""
+        if self.mask is None or self.weight is None:
+            return box_mean(images, self.width)
+        return box_mean(images * self.mask, self.width).div_(self.weight)
+
+    def spread(self, slopes: Tensor) -> Tensor:
+        """The transpose of :meth:`local_mean`."""
+        weights = [_box_matrix(n, self.width, slopes.device).T for n in slopes.shape[2:]]
+        if self.mask is None or self.weight is None:
+            return filter_axes(slopes, weights)
+        return filter_axes(slopes / self.weight, weights).mul_(self.mask)
+
+
+class _Correlate(torch.autograd.Function):
+    # By the chain rule three filtered volumes are the whole gradient; torch's own keeps and filters a dozen.
+
+    @staticmethod
+    def forward(context: Any, warped: Tensor, to: LocalCorrelation) -> Tensor:
+        moments = to.local_mean(torch.cat([warped, warped.square(), to.fixed * warped], dim=1))
+        mean, square, product = moments.chunk(3, dim=1)
+        covariance = torch.addcmul(product, to.mean, mean, value=-1)
+        variance = torch.addcmul(square, mean, mean, value=-1)
+        spread = variance.clamp_min(0).add_(1e-5)
+        slope = covariance / spread / to.variance
+        share = to.share * slope * covariance
+        loss = 1 - share.sum()
+        if context.needs_input_grad[0]:
+            by_covariance = slope.mul_(to.share).mul_(-2)
+            by_variance = share.div_(spread).mul_(variance >= 0)
+            by_mean = torch.addcmul(by_covariance * to.mean, by_variance, mean, value=2).neg_()
+            context.save_for_backward(warped, torch.cat([by_mean, by_variance, by_covariance], dim=1))
+            context.to = to
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, slope: Tensor) -> Tuple[Optional[Tensor], ...]:
+        warped, slopes = context.saved_tensors
+        by_mean, by_square, by_product = context.to.spread(slopes).chunk(3, dim=1)
+        by_warped = torch.addcmul(by_mean, by_square, warped, value=2).addcmul_(by_product, context.to.fixed)
+        return by_warped.mul_(slope), None
 
 
 def mse(fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None) -> Tensor:
@@ -148,3 +202,11 @@ SIMILARITY_LOSSES: Dict[str, SimilarityLoss] = {
     "mi": mutual_information,
     "mse": mse,
 }
+
+
+def similarity_to(name: str, fixed: Tensor, mask: Optional[Tensor] = None) -> Callable[[Tensor], Tensor]:
+    """One of ``SIMILARITY_LOSSES`` as a function of the warped image alone, to be called many times."""
+    if name == "lncc":
+        return LocalCorrelation(fixed, mask)
+    loss = SIMILARITY_LOSSES[name]
+    return lambda warped: loss(fixed, warped, mask)
