@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from DeepRegAttentionLib.engine.networks import neighbourhoods
 from DeepRegAttentionLib.engine.networks.neighbourhoods import neighbour_products, neighbour_sum
 
 
@@ -36,3 +37,22 @@ def test_gradients(radius):
     query, key, weights = random(1, 2, *shape), random(1, 2, *shape), random(1, (2 * radius + 1) ** 3, *shape)
     assert torch.autograd.gradcheck(lambda a, b: neighbour_products(a, b, radius), (query, key), fast_mode=True)
     assert torch.autograd.gradcheck(lambda a, b: neighbour_sum(a, b, radius), (weights, key), fast_mode=True)
+
+
+def test_in_slabs_it_is_the_same(monkeypatch):
+    torch.manual_seed(2)
+    query, key, weights = random(2, 3, 7, 4, 5), random(2, 3, 7, 4, 5), random(2, 27, 7, 4, 5)
+    whole = neighbour_products(query, key, 1), neighbour_sum(weights, key, 1)
+    monkeypatch.setattr(neighbourhoods, "_CACHED", 2 * 3 * 4 * 5 * 3)  # three of the seven planes
+    for part, expected in zip((neighbour_products(query, key, 1), neighbour_sum(weights, key, 1)), whole):
+        assert torch.equal(part, expected)
+
+
+def test_sums_of_reduced_precision_are_taken_in_full():
+    torch.manual_seed(3)
+    query, key, weights = (random(1, n, 4, 4, 4).bfloat16() for n in (6, 6, 27))
+    with torch.autocast("cpu", torch.bfloat16):
+        products, total = neighbour_products(query, key, 1), neighbour_sum(weights, key, 1)
+    assert torch.equal(products, neighbour_products(query.float(), key.float(), 1))
+    assert total.dtype == torch.bfloat16
+    assert torch.equal(total, neighbour_sum(weights.float(), key.float(), 1).bfloat16())

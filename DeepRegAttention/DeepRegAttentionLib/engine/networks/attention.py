@@ -49,8 +49,8 @@ class LocalAttention(nn.Module):
             ``(N, (2 r + 1)^3, K, J, I)``; they sum to one over the neighbours.
         """
         query = self.query(target) * self.scale
-        weights = neighbour_products(query, self.key(source), self.radius).float().softmax(dim=1)
-        return neighbour_sum(weights.to(source.dtype), source, self.radius), weights
+        weights = neighbour_products(query, self.key(source), self.radius).softmax(dim=1)
+        return neighbour_sum(weights, source, self.radius), weights
 
 
 def certainty(weights: Tensor) -> Tensor:

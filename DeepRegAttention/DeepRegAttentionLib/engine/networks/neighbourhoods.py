@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..fields import full_precision
 
 
 def neighbour_products(query: Tensor, key: Tensor, radius: int) -> Tensor:
@@ -24,35 +26,57 @@ def neighbour_products(query: Tensor, key: Tensor, radius: int) -> Tensor:
     -------
     Tensor
         ``(N, (2 r + 1)^3, K, J, I)``: the dot product of each query with every key of its neighbourhood.
+        In float32 at least.
     """
-    products: Tensor = _NeighbourProducts.apply(query, key, radius)
+    with full_precision(query.device):
+        products: Tensor = _NeighbourProducts.apply(_full(query), _full(key), radius)
     return products
 
 
 def neighbour_sum(weights: Tensor, source: Tensor, radius: int) -> Tensor:
     """What a local attention gathers: ``(N, (2 r + 1)^3, K, J, I)`` weights of ``(N, C, K, J, I)`` neighbours."""
-    total: Tensor = _NeighbourSum.apply(weights, source, radius)
-    return total
+    with full_precision(source.device):
+        total: Tensor = _NeighbourSum.apply(_full(weights), _full(source), radius)
+    return total.to(source.dtype)
 
 
-def _neighbours(image: Tensor, radius: int) -> Iterator[Tensor]:
-    """The image shifted to each place of a cube: ``(2 r + 1)^3`` views, the border value continued."""
-    k, j, i = image.shape[2:]
-    padded = F.pad(image, [radius] * 6, mode="replicate")
-    for a, b, c in itertools.product(range(2 * radius + 1), repeat=3):
-        yield padded[:, :, a : a + k, b : b + j, c : c + i]
+def _full(image: Tensor) -> Tensor:
+    # On processors sums in bfloat16 are slower: each is converted to and fro.
+    return image.float() if image.dtype in (torch.bfloat16, torch.float16) else image
+
+
+def _slabs(shape: Sequence[int]) -> Iterator[slice]:
+    """Slices of consecutive planes of ``(N, C, K, J, I)``, small enough for what is added up to stay in cache."""
+    planes = max(1, _CACHED // (shape[0] * shape[1] * shape[3] * shape[4]))
+    return (slice(k, min(k + planes, shape[2])) for k in range(0, shape[2], planes))
+
+
+_CACHED = 2**20
+"""Numbers of a slab, with a few megabytes."""
+
+
+def _neighbours(image: Tensor, radius: int) -> Iterator[Tuple[slice, int, Tensor]]:
+    """Slab by slab, the image shifted to each place of a cube, the border value continued: slab, place, view."""
+    j, i = image.shape[3:]
+    padded = F.pad(image.contiguous(), [radius] * 6, mode="replicate")
+    for slab in _slabs(image.shape):
+        for n, (a, b, c) in enumerate(itertools.product(range(2 * radius + 1), repeat=3)):
+            yield slab, n, padded[:, :, slab.start + a : slab.stop + a, b : b + j, c : c + i]
 
 
 def _products(image: Tensor, other: Tensor, radius: int) -> Tensor:
     """``(N, C, ...)`` twice to ``(N, n, ...)``: the dot product of each voxel with each neighbour of the other."""
-    return torch.stack([(image * shifted).sum(dim=1) for shifted in _neighbours(other, radius)], dim=1)
+    products = image.new_empty(image.shape[0], (2 * radius + 1) ** 3, *image.shape[2:])
+    for slab, n, shifted in _neighbours(other, radius):
+        torch.sum(image[:, :, slab] * shifted, dim=1, out=products[:, n, slab])
+    return products
 
 
 def _weighted_sum(weights: Tensor, image: Tensor, radius: int) -> Tensor:
     """``(N, n, ...)`` and ``(N, C, ...)`` to ``(N, C, ...)``: the weighted sum of each voxel's neighbours."""
     total = torch.zeros_like(image, memory_format=torch.contiguous_format)
-    for n, shifted in enumerate(_neighbours(image, radius)):
-        total.addcmul_(weights[:, n : n + 1], shifted)
+    for slab, n, shifted in _neighbours(image, radius):
+        total[:, :, slab].addcmul_(weights[:, n : n + 1, slab], shifted)
     return total
 
 
