@@ -10,8 +10,7 @@ import SimpleITK as sitk
 
 from ..engine.errors import OptionError, UnreadableFileError
 from ..engine.images import check_image, read_image
-from ..terms.inputs import CALLED, REQUIRED
-from ..terms.inputs import Inputs as GivenInputs
+from ..terms.inputs import CALLED, REQUIRED, Inputs
 from .access import uploaded_image
 from .page import Page
 from .stage import FIXED, MOVING
@@ -25,7 +24,7 @@ _VIEWS = {"fixed": FIXED, "moving": MOVING}
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenImage:
     """An image that was chosen: its file or folder, and its node if it is shown."""
 
     path: Path
@@ -33,7 +32,7 @@ class Chosen:
     node: Any = None
 
 
-class Inputs:
+class ChosenImages:
     """The images that a registration will use.
 
     Attributes
@@ -48,7 +47,7 @@ class Inputs:
         self.before_change: Callable[[], None] = lambda: None
         self.on_choice: Callable[[], None] = lambda: None
         self._page = page
-        self._chosen: Dict[str, Chosen] = {}
+        self._images: Dict[str, ChosenImage] = {}
         page.set(
             inputs=dict.fromkeys(ROLES, ""),
             browsing="",
@@ -64,13 +63,13 @@ class Inputs:
         page.server.trigger("forget")(page.telling(self.forget))
 
     @property
-    def given(self) -> GivenInputs:
+    def given(self) -> Inputs:
         """What was chosen, by path."""
-        return GivenInputs(**{role: str(chosen.path) for role, chosen in self._chosen.items()})
+        return Inputs(**{role: str(chosen.path) for role, chosen in self._images.items()})
 
     def node(self, role: str) -> Any:
         """The volume of the fixed or moving image; None if none is chosen."""
-        chosen = self._chosen.get(role)
+        chosen = self._images.get(role)
         return chosen.node if chosen else None
 
     def take_upload(self, role: str) -> None:
@@ -117,11 +116,11 @@ class Inputs:
         image = _readable(path, name)
         self._page.set(error="")
         if role not in IMAGES:
-            self._replace(role, Chosen(path, name))
+            self._replace(role, ChosenImage(path, name))
             return
         check_image(image, CALLED[role])
         node = self._make_node(sitk.Cast(image, sitk.sitkFloat32), role, name)
-        self._replace(role, Chosen(path, name, node))
+        self._replace(role, ChosenImage(path, name, node))
 
     def _require_rest(self) -> None:
         if self._page.state.running:
@@ -136,12 +135,12 @@ class Inputs:
         finally:
             copy.unlink()
 
-    def _replace(self, role: str, chosen: Optional[Chosen]) -> None:
+    def _replace(self, role: str, chosen: Optional[ChosenImage]) -> None:
         if role in IMAGES:
             self.before_change()
-        old = self._chosen.pop(role, None)
+        old = self._images.pop(role, None)
         if chosen is not None:
-            self._chosen[role] = chosen
+            self._images[role] = chosen
         self._page.set(inputs={**self._page.state.inputs, role: chosen.name if chosen else ""})
         if role in _VIEWS:
             self._page.stage.show(_VIEWS[role], chosen.node if chosen else None)

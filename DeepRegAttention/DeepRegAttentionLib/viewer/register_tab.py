@@ -23,7 +23,7 @@ from ..terms.presets import CUSTOM, preset_choices, preset_of, preset_values, sh
 from ..terms.settings import CONSENT, Settings, enabled, missing
 from ..terms.wording import button_text, device_text, progress_text
 from . import stage as st
-from .inputs import Inputs as ChosenInputs
+from .inputs import ChosenImages
 from .page import Page
 from .worker_process import AsyncioProcess, later
 
@@ -39,13 +39,13 @@ class RegisterTab:
     ----------
     page : Page
         Where it is shown.
-    inputs : Inputs of the page
+    inputs : ChosenImages
         What it registers.
     on_result : callable
         Given the result folder of each registration that was finished.
     """
 
-    def __init__(self, page: Page, inputs: ChosenInputs, on_result: Callable[[Path], Awaitable[None]]) -> None:
+    def __init__(self, page: Page, inputs: ChosenImages, on_result: Callable[[Path], Awaitable[None]]) -> None:
         self._page = page
         self._inputs = inputs
         self._on_result = on_result

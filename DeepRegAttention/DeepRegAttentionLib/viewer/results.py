@@ -11,7 +11,7 @@ from ..engine.errors import RegistrationError
 from ..engine.result_folder import read_metrics, recorded_inputs
 from ..scene.results import Result, load_steps
 from ..terms.measures import summary_text
-from .inputs import Inputs
+from .inputs import ChosenImages
 from .inspection import Inspection
 from .measures import histogram_svg, table_entries
 from .page import Page
@@ -23,7 +23,7 @@ _ABSENT = "The {roles} of this result {verb} shown: {reason}"
 class Results:
     """The result that a page shows."""
 
-    def __init__(self, page: Page, inputs: Inputs, inspection: Inspection) -> None:
+    def __init__(self, page: Page, inputs: ChosenImages, inspection: Inspection) -> None:
         self._page = page
         self._inputs = inputs
         self._inspection = inspection

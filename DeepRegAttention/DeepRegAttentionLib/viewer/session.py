@@ -26,7 +26,7 @@ from ..engine.threads import wait_passively
 from . import layout, web_module
 from .access import Access
 from .gate import SECRET_HEADER
-from .inputs import Inputs
+from .inputs import ChosenImages
 from .inspection import Inspection, Slices
 from .page import Page
 from .register_tab import RegisterTab
@@ -49,7 +49,7 @@ class Viewer:
         access = Access.to(task["folders"], task["files"])
         self._page = Page(self._server, access, Path(task["folder"]))
         self._slices = Slices(self._page)
-        self._inputs = Inputs(self._page)
+        self._inputs = ChosenImages(self._page)
         self._inspection = Inspection(self._page, self._slices)
         self._results = Results(self._page, self._inputs, self._inspection)
         self._register_tab = RegisterTab(self._page, self._inputs, self._results.show)
