@@ -25,7 +25,7 @@ from DeepRegAttentionLib.scene.layouts import (
 from DeepRegAttentionLib.scene.nodes import matrix_array, voxel_to_world
 from DeepRegAttentionLib.scene.overlays import forget_legends, show_overlay, value_range
 from DeepRegAttentionLib.scene.results import load_result
-from DeepRegAttentionLib.terms.maps import Scale, offered
+from DeepRegAttentionLib.terms.maps import ColourScale, offered
 from helpers.scene import (
     World,
     add_volume,
@@ -115,7 +115,7 @@ def test_shrinking_is_blue_growing_red_and_no_change_shows_the_anatomy(shown) ->
 
 
 _SCENE = slicer.vtkMRMLScene()
-_SCALES = {n: Scale("jacobian", 1 / n, n, logarithmic=True) for n in (1.25, 1.5, 2.0, 3.0, 4.0, 8.0)}
+_SCALES = {n: ColourScale("jacobian", 1 / n, n, logarithmic=True) for n in (1.25, 1.5, 2.0, 3.0, 4.0, 8.0)}
 _TABLES = {factor: jacobian_colors(_SCENE, seen) for factor, seen in _SCALES.items()}
 
 

@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table
 
 from ..engine.errors import OptionError
+from ..terms.measures import FOLD_DECIMALS, TIME_DECIMALS, TRE_DECIMALS, number
 from . import arguments as a
 from .console import ReadableErrors, StageProgress, messages, readable_warnings, results
 
@@ -113,5 +114,5 @@ def results_table(found: List[CaseResult]) -> Table:
 
 def _row(name: str, values: dict[str, float]) -> List[str]:
     pairs = [(values[f"{kind}mean"], values[f"{kind}sd"]) for kind in ("initial_", "", "snapped_")]
-    errors = [f"{mean:.2f} ({sd:.2f})" for mean, sd in pairs]
-    return [name, *errors, f"{values['folds_percent']:.4f}", f"{values['seconds']:.1f}"]
+    errors = [f"{number(mean, TRE_DECIMALS)} ({number(sd, TRE_DECIMALS)})" for mean, sd in pairs]
+    return [name, *errors, number(values["folds_percent"], FOLD_DECIMALS), number(values["seconds"], TIME_DECIMALS)]

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from ..engine.intensity import background_value
-from ..terms.maps import MAPS, SHORTEST_ARROW, VECTORS, Scale, scale
+from ..terms.maps import MAPS, SHORTEST_ARROW, VECTORS, ColourScale, length_scale, scale
 from ..terms.palettes import code, colours
 from .painting import DPI, GROUND, INK, WIDTH, dim, map_look, map_values, paint, palette_map, png
 from .sections import Section, window
@@ -24,24 +24,26 @@ _FINE = 6
 _BINS = 99
 
 
-def grid_picture(views: Views) -> Picture:
-    """Drawn on the linearly aligned moving image: that is where the lines land, so they fit its anatomy."""
+def grid_pictures(views: Views) -> List[Picture]:
+    """A regular grid on the aligned moving image, where the deformation takes it: on the warped image."""
+    motion = views.motion
+    if motion is None:
+        return []
     step = round_up(max(max(section.size) for section in views.sections) / _LINES)
-    fields = {s.plane.name: s.displacement(views.deformation, step / _FINE) for s in views.sections}
-    longest = max(float(np.linalg.norm(field, axis=-1).max()) for field in fields.values())
-    norm, colour = Normalize(0, max(longest, 1e-3)), palette_map("length")
+    seen = length_scale(views.longest)
+    norm, colour = Normalize(seen.low, seen.high), palette_map(seen.palette)
 
     def overlay(ax: Axes, section: Section) -> ScalarMappable:
-        lines, values = _grid_lines(section, fields[section.plane.name], step / _FINE, _FINE)
+        lines, values = _grid_lines(section, section.displacement(motion, step / _FINE), step / _FINE, _FINE)
         return ax.add_collection(LineCollection(lines, array=values, cmap=colour, norm=norm, linewidths=0.9, zorder=3))
 
-    slices = views.sample(views.moving, transform=views.linear)
+    slices = views.sample(views.result.warped)
     picture = paint(views.sections, slices, dim(views.moving_window, "mm"), overlay, exact=True)
     caption = (
-        f"Where the deformation takes a regular grid of {step:g} mm from the fixed image, drawn on the moving image "
-        "after the linear alignment and projected to each plane; the colour is the length of the displacement."
+        f"A regular grid of {step:g} mm on the moving image after the linear alignment, drawn where the deformation "
+        "takes it, on the warped image, and projected to each plane; the colour is the length of the displacement."
     )
-    return Picture("grid", "Deformation grid", caption, picture)
+    return [Picture("grid", "Deformation grid", caption, picture)]
 
 
 def _grid_lines(section: Section, field: np.ndarray, step: float, every: int) -> Tuple[List[np.ndarray], np.ndarray]:
@@ -80,7 +82,7 @@ def jacobian_pictures(views: Views) -> List[Picture]:
     ]
 
 
-def _histogram(values: np.ndarray, seen: Scale) -> bytes:
+def _histogram(values: np.ndarray, seen: ColourScale) -> bytes:
     places = seen.places(values)
     folds = int(np.isneginf(places).sum())
     counts, edges = np.histogram(places[np.isfinite(places)].clip(0, 1), np.linspace(0, 1, _BINS + 1))

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from ..terms.maps import Map, Rule, Scale
+from ..terms.maps import ColourScale, Map, Rule
 from ..terms.palettes import FOLD, colours
 from .sections import Section
 
@@ -74,7 +74,7 @@ def palette_map(palette: str) -> Colormap:
     return table.with_extremes(bad=GROUND, under=FOLD) if palette == "jacobian" else table.with_extremes(bad=GROUND)
 
 
-def map_look(entry: Map, scale: Scale) -> Look:
+def map_look(entry: Map, scale: ColourScale) -> Look:
     """How the values of a map become colours; those of a Jacobian by :func:`map_values`."""
     if not scale.logarithmic:
         ends = "max" if entry.rule is Rule.LENGTH else "both"
@@ -83,7 +83,7 @@ def map_look(entry: Map, scale: Scale) -> Look:
     return Look(palette_map(scale.palette), 0.0, 1.0, entry.bar, ticks, "min")
 
 
-def map_values(values: np.ndarray, scale: Scale) -> np.ndarray:
+def map_values(values: np.ndarray, scale: ColourScale) -> np.ndarray:
     """What is drawn of a map: its values; of a Jacobian their places on its scale, folds below, none of the others."""
     if not scale.logarithmic:
         return values

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from ..engine.result import RegistrationResult
 from ..terms.maps import Rule, offered, scale
 from ..terms.palettes import label_colour
-from .drawings import force_pictures, grid_picture, jacobian_pictures
+from .drawings import force_pictures, grid_pictures, jacobian_pictures
 from .painting import Look, dim, grey, map_look, paint, show
 from .sections import Section
 from .views import Picture, Views, anatomy
@@ -32,7 +32,7 @@ def result_pictures(result: RegistrationResult, fixed: sitk.Image, moving: sitk.
     return [
         *_image_pictures(views),
         *_map_pictures(views, Rule.DIFFERENCE),
-        grid_picture(views),
+        *grid_pictures(views),
         *jacobian_pictures(views),
         *force_pictures(views),
         *_map_pictures(views, Rule.ROBUST),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -79,6 +79,21 @@ class Views:
             window(fixed),
             window(moving),
         )
+
+    @property
+    def motion(self) -> Optional[sitk.Transform]:
+        """From a place of the linearly aligned moving image to where the deformation takes it, as the screen draws it.
+
+        None if the result has no inverse.
+        """
+        back = self.result.inverse_transform
+        return None if back is None else sitk.CompositeTransform([back, self.linear])
+
+    @property
+    def longest(self) -> float:
+        """The longest displacement of the deformation in mm."""
+        field = sitk.DisplacementFieldTransform(self.deformation).GetDisplacementField()
+        return float(np.linalg.norm(sitk.GetArrayViewFromImage(field), axis=-1).max())
 
     def sample(self, image: sitk.Image, **how: Any) -> List[np.ndarray]:
         """The image in each section; see :meth:`Section.sample`."""

@@ -8,7 +8,7 @@ from typing import Mapping, Optional, Tuple
 import numpy as np
 import slicer
 
-from ..terms.maps import Scale
+from ..terms.maps import ColourScale
 from ..terms.measures import structure_name
 from ..terms.palettes import colours, label_colour
 from .nodes import add_node
@@ -39,7 +39,7 @@ def jacobian_step(factor: float) -> float:
 
 
 def jacobian_colors(
-    scene: slicer.vtkMRMLScene, scale: Scale
+    scene: slicer.vtkMRMLScene, scale: ColourScale
 ) -> Tuple[slicer.vtkMRMLColorTableNode, Tuple[float, float]]:
     """Colours of the Jacobian as a table over its values, which are not even: what the scale says of each.
 
@@ -47,7 +47,7 @@ def jacobian_colors(
     ----------
     scene : vtkMRMLScene
         Gets the node, unless it has it.
-    scale : Scale
+    scale : ColourScale
         Of the Jacobian: logarithmic, and symmetric there.
 
     Returns
@@ -116,16 +116,16 @@ def label_colors(
     return node
 
 
-def length_colors(scene: slicer.vtkMRMLScene, longest: float) -> slicer.vtkMRMLProceduralColorNode:
-    """Colours of lengths in mm, from 0 to the longest, for deformations and arrows."""
-    key = f"length {longest:g}"
+def length_colors(scene: slicer.vtkMRMLScene, scale: ColourScale) -> slicer.vtkMRMLProceduralColorNode:
+    """Colours of lengths in mm, for deformations and arrows."""
+    key = f"length {scale.high:g}"
     node = _existing(scene, "vtkMRMLProceduralColorNode", key)
     if node is None:
-        node = _new(scene, "vtkMRMLProceduralColorNode", key, f"Displacement to {longest:g} mm")
-        where = np.linspace(0, 1, 13)
+        node = _new(scene, "vtkMRMLProceduralColorNode", key, f"Displacement to {scale.high:g} mm")
+        lengths = np.linspace(scale.low, scale.high, 13)
         function = node.GetColorTransferFunction()
-        for place, (red, green, blue) in zip(where.tolist(), colours("length", where).tolist()):
-            function.AddRGBPoint(place * longest, red, green, blue)
+        for length, (red, green, blue) in zip(lengths.tolist(), scale.colours(lengths).tolist()):
+            function.AddRGBPoint(length, red, green, blue)
     return node
 
 

@@ -12,7 +12,7 @@ from typing import Optional, Sequence
 import numpy as np
 import slicer
 
-from ..terms.maps import SHORTEST_ARROW
+from ..terms.maps import SHORTEST_ARROW, length_scale
 from .colors import length_colors
 from .nodes import add_node
 from .results import Result
@@ -165,9 +165,9 @@ def _draw(
     views: Sequence[slicer.vtkMRMLAbstractViewNode],
 ) -> slicer.vtkMRMLTransformDisplayNode:
     display, spacing = _display_node(node, views), spacing_mm or default_spacing(result, style, threed)
-    longest = _two_digits(max(longest, 0.1))
+    seen = length_scale(longest)
     unchanged = display.StartModify()
-    display.SetAndObserveColorNodeID(length_colors(node.GetScene(), longest).GetID())
+    display.SetAndObserveColorNodeID(length_colors(node.GetScene(), seen).GetID())
     display.SetAndObserveRegionNode(result.reference)
     display.SetVisualizationMode(_MODES[style])
     display.SetVisibility(True)
@@ -176,8 +176,8 @@ def _draw(
     display.SetSliceIntersectionThickness(1 if style == "grid" else 2)
     display.SetAmbient(0.25)
     _set_grid(display, spacing, scale_percent)
-    _set_arrows(display, spacing, scale_percent, longest)
-    _set_contours(display, spacing, longest, threed)
+    _set_arrows(display, spacing, scale_percent, seen.high)
+    _set_contours(display, spacing, seen.high, threed)
     display.EndModify(unchanged)
     return display
 
@@ -194,10 +194,6 @@ def _display_node(
         node.AddAndObserveDisplayNodeID(display.GetID())
     node.CreateDefaultDisplayNodes()
     return node.GetDisplayNode()
-
-
-def _two_digits(value: float) -> float:
-    return float(f"{value:.2g}")
 
 
 def _set_grid(display: slicer.vtkMRMLTransformDisplayNode, spacing: float, scale_percent: float) -> None:

@@ -176,7 +176,7 @@ def offered(present: Container[str]) -> List[Map]:
 
 
 @dataclass(frozen=True)
-class Scale:
+class ColourScale:
     """How the values of one map become colours.
 
     Attributes
@@ -213,7 +213,7 @@ class Scale:
         return found
 
 
-def scale(key: str, values: np.ndarray) -> Scale:
+def scale(key: str, values: np.ndarray) -> ColourScale:
     """The colours of a map, decided by about 64 of its values along each axis, so that all who show it decide alike.
 
     Parameters
@@ -225,14 +225,19 @@ def scale(key: str, values: np.ndarray) -> Scale:
     """
     entry, sample = MAPS[key], _sample(values)
     if entry.rule is Rule.DIFFERENCE:
-        return Scale(entry.palette, -_DIFFERENCE, _DIFFERENCE)
+        return ColourScale(entry.palette, -_DIFFERENCE, _DIFFERENCE)
     if entry.rule is Rule.VOLUME:
         factor = jacobian_factor(sample)
-        return Scale(entry.palette, 1 / factor, factor, logarithmic=True)
+        return ColourScale(entry.palette, 1 / factor, factor, logarithmic=True)
     low, high = (float(value) for value in np.percentile(sample, (_RARE, 100 - _RARE)))
     if entry.rule is Rule.LENGTH:
         low = 0.0
-    return Scale(entry.palette, low, high if high > low else low + 1.0)
+    return ColourScale(entry.palette, low, high if high > low else low + 1.0)
+
+
+def length_scale(longest: float) -> ColourScale:
+    """The colours of displacements and arrows up to the longest, in mm."""
+    return ColourScale("length", 0.0, float(f"{max(longest, 0.1):.2g}"))
 
 
 def jacobian_factor(values: Union[np.ndarray, List[float]]) -> float:

@@ -29,7 +29,8 @@ SECTIONS = ("similarity", "deformation", "time")
 STRUCTURE_COLUMNS = ("Structure", "Dice before", "Dice after", "HD95 before (mm)", "HD95 after (mm)")
 """Heads of a table of :class:`Structure`."""
 
-DICE_DECIMALS, HD95_DECIMALS = 3, 2
+DICE_DECIMALS, HD95_DECIMALS, TRE_DECIMALS, FOLD_DECIMALS, TIME_DECIMALS = 3, 2, 2, 4, 1
+"""So many are shown of a Dice, of distances in mm, of a share of folds in percent, of seconds."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,12 @@ _TISSUE = _agreement(
     "tissue_dice", "Dice of {} matter", "", MORE, DICE_DECIMALS, "of tissues told apart by their brightness"
 )
 _LANDMARKS = (
-    _agreement("mean", "Landmarks, mean error (TRE)", "mm", LESS, 2, "from each landmark to its counterpart"),
-    _agreement("std", "Landmarks, SD of the error (TRE)", "mm", LESS, 2, "over the landmarks"),
-    _agreement("median", "Landmarks, median error (TRE)", "mm", LESS, 2, "half of the landmarks are nearer"),
-    _agreement("max", "Landmarks, largest error (TRE)", "mm", LESS, 2, "of the worst landmark"),
+    _agreement(
+        "mean", "Landmarks, mean error (TRE)", "mm", LESS, TRE_DECIMALS, "from each landmark to its counterpart"
+    ),
+    _agreement("std", "Landmarks, SD of the error (TRE)", "mm", LESS, TRE_DECIMALS, "over the landmarks"),
+    _agreement("median", "Landmarks, median error (TRE)", "mm", LESS, TRE_DECIMALS, "half of the landmarks are nearer"),
+    _agreement("max", "Landmarks, largest error (TRE)", "mm", LESS, TRE_DECIMALS, "of the worst landmark"),
 )
 _JACOBIAN = (
     _motion("mean", "Jacobian, mean", "", "", 3, "1: volumes are kept"),
@@ -123,7 +126,9 @@ _JACOBIAN = (
     _motion("max", "Jacobian, largest", "", "", 3, "the strongest growth"),
     _motion("sd_log", "SD of log J", "", LESS, 4, "standard deviation of the Jacobian’s logarithm"),
     _motion("sd_log_learn2reg", "SD of log (J + 3), as in Learn2Reg", "", LESS, 4, "to compare with published numbers"),
-    _motion("fold_percent", "Folds, share of the voxels", "%", LESS, 4, "Jacobian of 0 or less: none is best"),
+    _motion(
+        "fold_percent", "Folds, share of the voxels", "%", LESS, FOLD_DECIMALS, "Jacobian of 0 or less: none is best"
+    ),
     _motion("fold_volume_cm3", "Folds, volume", "cm³", LESS, 3, "Jacobian of 0 or less: none is best"),
 )
 _CONSISTENCY = (
@@ -179,7 +184,7 @@ def _times(seconds: Optional[Mapping[str, float]]) -> List[Row]:
     if not seconds:
         return []
     named = {**{stage_text(stage): value for stage, value in seconds.items()}, _("All"): sum(seconds.values())}
-    return [Row("time", name, name, "s", "", 1, "", (value,)) for name, value in named.items()]
+    return [Row("time", name, name, "s", "", TIME_DECIMALS, "", (value,)) for name, value in named.items()]
 
 
 def _float(value: Optional[float]) -> float:
