@@ -138,6 +138,24 @@ def test_averaging_down_does_not_alias() -> None:
     np.testing.assert_allclose(sitk.GetArrayFromImage(seen), 0.5, atol=1e-5)
 
 
+@pytest.mark.parametrize("step", [0.8, 2.0, 3.7])
+@pytest.mark.parametrize("slab", [4_000_000, 3_000])
+def test_averages_are_those_of_simpleitk_and_of_what_is_made_of_the_image(step: float, slab: int, monkeypatch) -> None:
+    monkeypatch.setattr(geometry, "_SLAB", slab)
+    own = oblique_grid((45, 41, 37), (0.9, 1.1, 1.3))
+    image = own.place(sitk.GetImageFromArray(np.random.default_rng(2).integers(-900, 900, own.shape, np.int16)))
+    grid = geometry.working_grid(image, step, 4)
+    changed = sitk.Clamp(sitk.Cast(image, sitk.sitkFloat32) / 500, sitk.sitkFloat32, -1, 1)
+    factors = [max(1, int(step / spacing + 1e-3)) for spacing in own.spacing]
+    missing = [-size % factor for size, factor in zip(own.size, factors)]
+    averaged = sitk.BinShrink(sitk.ZeroFluxNeumannPad(changed, [0, 0, 0], missing), factors)
+    target = grid.size, affine(), sitk.sitkLinear, grid.origin, grid.spacing, grid.direction, 0.0
+    expected = sitk.GetArrayFromImage(sitk.Resample(averaged, *target))
+    seen = geometry.resample(image, grid, affine(), change=lambda values: np.clip(values / np.float32(500), -1, 1))
+    np.testing.assert_allclose(sitk.GetArrayFromImage(seen), expected, atol=1e-4)
+    assert np.abs(expected).max() > 0.2
+
+
 @pytest.mark.parametrize("step", [0.9, 2.0, 3.7])
 def test_resampling_keeps_a_ramp(step: float) -> None:
     """A linear function of the point in space is the same function on every grid that lies inside."""

@@ -120,6 +120,20 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str, compressed: bool
         read_image(path)
 
 
+def test_a_compressed_file_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "volume.nii.gz"
+    sitk.WriteImage(blob_image(), str(path))
+    monkeypatch.setattr(gzip, "open", lambda *_: pytest.fail("unpacked once more"))
+    assert read_image(path).GetSize() == blob_image().GetSize()
+
+
+def test_a_file_compressed_in_pieces_is_whole(tmp_path: Path) -> None:
+    sitk.WriteImage(blob_image(), str(tmp_path / "volume.nii"))
+    content = (tmp_path / "volume.nii").read_bytes()
+    (tmp_path / "pieces.nii.gz").write_bytes(gzip.compress(content[:9999]) + gzip.compress(content[9999:]))
+    assert read_image(tmp_path / "pieces.nii.gz").GetSize() == blob_image().GetSize()
+
+
 @pytest.mark.parametrize("pixel", [sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkVectorFloat32, sitk.sitkVectorUInt8])
 def test_whole_nifti_files_of_any_type_are_read(tmp_path: Path, pixel: int) -> None:
     scalar = blob_image()

@@ -21,6 +21,8 @@ from .intensity import background_value
 
 # Voxels of a slab: a few tens of megabytes of coordinates.
 _SLAB = 2_000_000
+# Of a lattice, whose slabs of as many voxels would span most of the image.
+_LATTICE_SLAB = 100_000
 
 
 def warp_image(
@@ -38,7 +40,7 @@ def warp_image(
     values = sitk.GetArrayViewFromImage(image)
     grid = Grid.of(reference)
     warped = np.empty(grid.shape, values.dtype)
-    for slab, where in _coordinates(path, grid, Grid.of(image)):
+    for slab, where in _coordinates(path, grid, Grid.of(image), _SLAB):
         if nearest:
             warped[slab] = _nearest(values, where, outside)
         else:
@@ -59,7 +61,7 @@ def sample_image(image: sitk.Image, grid: Grid, transform: Optional[sitk.Transfo
         target = grid.size, transform, sitk.sitkLinear, grid.origin, grid.spacing, grid.direction
         return sitk.GetArrayFromImage(sitk.Resample(image, *target, outside, sitk.sitkFloat32))
     found = np.empty(grid.shape, np.float32)
-    for slab, where in _coordinates(path, grid, Grid.of(image)):
+    for slab, where in _coordinates(path, grid, Grid.of(image), _LATTICE_SLAB):
         found[slab] = _linear(values, where, outside)
     return found
 
@@ -106,15 +108,15 @@ def _parts(transform: sitk.Transform) -> List[sitk.Transform]:
 # Where each voxel lies
 
 
-def _coordinates(path: _Path, grid: Grid, image: Grid) -> Iterator[Tuple[slice, Tensor]]:
-    """Slab after slab of a grid along k: which it is, and where its voxels lie in the image, ``(3, k, J, I)``.
+def _coordinates(path: _Path, grid: Grid, image: Grid, voxels: int) -> Iterator[Tuple[slice, Tensor]]:
+    """Slab after slab of so many voxels of a grid along k: which it is, and where its voxels lie in the image.
 
-    Channels are (i, j, k), in voxels of the image.
+    That is ``(3, k, J, I)`` with channels (i, j, k), in voxels of the image.
     """
     to_voxel = np.linalg.inv(image.index_to_point) @ path.after
     line = _Line(to_voxel @ path.before @ grid.index_to_point)
     field = None if path.field is None else _FieldOnGrid(path.field, path.before @ grid.index_to_point, to_voxel, grid)
-    depth = max(1, _SLAB // (grid.shape[1] * grid.shape[2]))
+    depth = max(1, voxels // (grid.shape[1] * grid.shape[2]))
     for start in range(0, grid.shape[0], depth):
         slab = slice(start, min(start + depth, grid.shape[0]))
         where = line.at(slab, grid.shape)
