@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.errors import UnreadableFileError
+from DeepRegAttentionLib.engine.geometry import working_grid
 from DeepRegAttentionLib.engine.result import MAP_NAMES
 from DeepRegAttentionLib.scene.deformation import show_deformation
-from DeepRegAttentionLib.scene.nodes import matrix_array, voxel_to_world
+from DeepRegAttentionLib.scene.nodes import LPS_TO_RAS, matrix_array, voxel_to_world
 from DeepRegAttentionLib.scene.overlays import show_overlay
 from DeepRegAttentionLib.scene.preview import refresh_warped
 from DeepRegAttentionLib.scene.results import Wanted, find_results, load_result, load_steps, remove_result
@@ -149,6 +150,19 @@ def test_every_map_lies_on_the_fixed_grid_with_its_values(result, saved) -> None
         if name == "driving_force":
             values = values * [-1, -1, 1]
         np.testing.assert_array_equal(voxels(node), values.astype(np.float32))
+
+
+def test_a_map_on_the_working_grid_lies_where_it_is_and_keeps_its_folds(world, pair, saved, images, tmp_path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "coarse"))
+    grid = working_grid(images[0], 4.0, 4)
+    values = np.ones(grid.shape, np.float32)
+    values[5, 6, 7] = -0.01
+    sitk.WriteImage(grid.place(sitk.GetImageFromArray(values)), str(folder / "jacobian.nrrd"))
+    node = load_result(world.scene, folder, *pair, Wanted(maps=("jacobian",), measures=False)).maps["jacobian"]
+    np.testing.assert_allclose(voxel_to_world(node), LPS_TO_RAS @ grid.index_to_point, atol=1e-4)
+    np.testing.assert_array_equal(voxels(node), values)
+    # Between its neighbours, interpolated, no voxel of the finer image would show this one.
+    assert not node.GetDisplayNode().GetInterpolate()
 
 
 def test_names_and_folder(result, world) -> None:

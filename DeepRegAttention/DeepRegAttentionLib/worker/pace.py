@@ -10,8 +10,8 @@ SECONDS: Mapping[str, float] = {
     "prealign": 2.5,
     "network": 4.0,
     "refine": 2.0,
-    "warp": 1.5,
-    "maps": 6.0,
+    "warp": 0.3,
+    "maps": 0.7,
     "measure": 4.0,
     "write": 0.5,
 }
