@@ -17,7 +17,7 @@ import torch
 from DeepRegAttentionLib.engine.errors import LicenceError, ModelError, OutputError, RegistrationError
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe, background_value, normalise
 from DeepRegAttentionLib.engine.models import files
-from DeepRegAttentionLib.engine.models.choice import Consent, choose_model, foreground_extent, nearest_in_size
+from DeepRegAttentionLib.engine.models.choice import Consent, choose_models, foreground_extent, models_for_field
 from DeepRegAttentionLib.engine.models.files import (
     find_model,
     load_model,
@@ -430,8 +430,9 @@ def test_every_shipped_model_loads_and_says_what_the_list_says():
     listed = list_models()
     for model in listed:
         load_model(model)
-        # The list may add a restriction to what was written with the weights.
-        assert replace(find_model(model.path).info, restriction=model.info.restriction) == model.info
+        # The list may add to what was written with the weights.
+        added = {name: getattr(model.info, name) for name in ("restriction", "background")}
+        assert replace(find_model(model.path).info, **added) == model.info
         assert all((model.info.training_data, model.info.licence, model.info.description, model.info.accuracy))
     assert {model.path for model in listed} == set(folder.glob("*.safetensors"))
 
@@ -476,28 +477,83 @@ def test_extent_follows_the_patient_axes_and_ignores_padding(order):
         assert extent == pytest.approx((120, 180, 90), abs=3)
 
 
+def likeliest(fixed: sitk.Image, moving: sitk.Image, models, *consent):
+    return choose_models(fixed, moving, models, *consent)[0]
+
+
+def cut_out(extent_lps, slices: float = 3.0) -> sitk.Image:
+    """Noise in tissue up to every face: nothing of it is background."""
+    size = [round(extent_lps[n] / spacing) for n, spacing in enumerate((1.5, 2.0, slices))]
+    image = sitk.GetImageFromArray(np.random.default_rng(2).uniform(50, 150, size[::-1]).astype(np.float32))
+    image.SetSpacing((1.5, 2.0, slices))
+    return image
+
+
 def test_choice_takes_the_model_of_the_right_size():
-    brain, heart = listed(), listed(name="heart-mr", extent_mm=(120, 110, 80))
+    brain, heart = listed(), listed(name="heart-mr", anatomy="heart", extent_mm=(120, 110, 80))
     image = oblique_box((135.0, 170.0, 140.0))
-    choice = choose_model(image, oblique_box((150.0, 180.0, 130.0), order=(1, 2, 0)), [heart, brain])
-    assert choice.model is brain
-    assert choice.reason.startswith("brain-mr-t1 fits best")
-    assert choose_model(*[oblique_box((100.0, 100.0, 90.0))] * 2, [brain, heart]).model is heart
+    choices = choose_models(image, oblique_box((150.0, 180.0, 130.0), order=(1, 2, 0)), [heart, brain])
+    assert [choice.model for choice in choices] == [brain, None]
+    assert choices[0].reason.startswith("brain-mr-t1 fits: the objects span")
+    assert likeliest(*[oblique_box((100.0, 100.0, 90.0))] * 2, [brain, heart]).model is heart
+
+
+def test_the_next_best_model_is_one_of_another_organ_and_the_last_is_none():
+    models = [
+        listed(name=f"{organ}-{n}", anatomy=organ, extent_mm=(120 + distance + n, 120, 120))
+        for distance, organ in ((0, "heart"), (10, "liver"), (20, "knee"))
+        for n in (1, 2)
+    ]
+    image = oblique_box((120.0, 120.0, 120.0))
+    choices = choose_models(image, image, models)
+    assert [choice.model and choice.model.info.name for choice in choices] == ["heart-1", "liver-1", None]
+
+
+def test_what_is_cut_out_suits_no_model_of_whole_objects():
+    brain = listed(background=True)
+    whole, cut = oblique_box((140.0, 175.0, 130.0)), cut_out((140.0, 175.0, 130.0))
+    assert likeliest(whole, whole, [brain]).model is brain
+    for fixed, moving in ((whole, cut), (cut, whole), (cut, cut)):
+        choice = likeliest(fixed, moving, [brain])
+        assert choice.model is None
+        assert "brain-mr-t1, was trained on 140 x 175 x 130 mm in empty surroundings" in choice.reason
+
+
+def test_an_organ_may_lie_anywhere_in_a_larger_field_of_view():
+    heart = listed(name="heart-mr", extent_mm=(192, 192, 95), background=False)
+    full = cut_out((295.0, 350.0, 100.0), 10.0)
+    choice = likeliest(full, full, [heart])
+    assert choice.model is heart
+    assert "the images show 29" in choice.reason
+    assert "192 x 192 x 95 mm cut out of larger images" in choice.reason
+    assert likeliest(*[cut_out((500.0, 350.0, 100.0), 10.0)] * 2, [heart]).model is None
+    assert likeliest(*[cut_out((100.0, 350.0, 100.0), 10.0)] * 2, [heart]).model is None
+    # A whole object of that size is another one.
+    assert likeliest(*[oblique_box((295.0, 350.0, 100.0))] * 2, [heart]).model is None
+    # Where nothing is known of the surroundings, the field of view counts as the object.
+    assert likeliest(full, full, [listed(extent_mm=(192, 192, 95))]).model is None
 
 
 def test_a_model_for_any_size_is_never_chosen_unasked():
     anything = listed(name="any-contrast", modality="any", extent_mm=None, spacing=None)
     image = oblique_box((140.0, 175.0, 130.0))
-    assert choose_model(image, image, [anything, listed()]).model.info.name == "brain-mr-t1"
-    assert choose_model(image, image, [anything]).model is None
-    assert nearest_in_size((140.0, 175.0, 130.0), [anything]) is None
-    assert nearest_in_size((130.0, 140.0, 175.0), [anything, listed()]).info.name == "brain-mr-t1"
+    assert likeliest(image, image, [anything, listed()]).model.info.name == "brain-mr-t1"
+    assert likeliest(image, image, [anything]).model is None
+    assert models_for_field((140.0, 175.0, 130.0), [anything]) == []
+
+
+def test_before_the_images_are_known_every_model_counts_that_has_room():
+    brain = listed(name="brain", extent_mm=(140, 175, 130))
+    assert models_for_field((130.0, 140.0, 175.0), [brain]) == [brain]
+    assert models_for_field((300.0, 250.0, 400.0), [brain]) == [brain]
+    assert models_for_field((70.0, 140.0, 175.0), [brain]) == []
+    assert models_for_field((300.0, 358.0, 358.0), [brain]) == []
 
 
 def test_no_choice_when_either_image_is_of_another_size():
     brain, crop = oblique_box((140.0, 175.0, 130.0)), oblique_box((36.0, 50.0, 36.0))
     for fixed, moving in ((brain, crop), (crop, brain), (crop, crop)):
-        choice = choose_model(fixed, moving, [listed()])
+        choice = likeliest(fixed, moving, [listed()])
         assert choice.model is None
         assert "36 x 50 x 36 mm" in choice.reason
         assert "brain-mr-t1, was trained on 140 x 175 x 130 mm" in choice.reason
@@ -506,34 +562,34 @@ def test_no_choice_when_either_image_is_of_another_size():
 def test_choice_tells_hounsfield_units_from_the_rest():
     mr, ct = listed(), listed(name="chest-ct", modality="CT")
     brain, chest = (oblique_box((140.0, 175.0, 130.0), lowest) for lowest in (0.0, -1000.0))
-    assert choose_model(brain, brain, [ct, mr]).model is mr
-    assert choose_model(chest, chest, [mr, ct]).model is ct
-    assert "other is not" in choose_model(brain, chest, [mr, ct]).reason
-    assert choose_model(brain, chest, [mr, ct]).model is None
-    assert choose_model(chest, chest, [mr]) == (None, "There is no model for images CT.")
-    assert choose_model(brain, brain, []).model is None
+    assert likeliest(brain, brain, [ct, mr]).model is mr
+    assert likeliest(chest, chest, [mr, ct]).model is ct
+    assert "other is not" in likeliest(brain, chest, [mr, ct]).reason
+    assert likeliest(brain, chest, [mr, ct]).model is None
+    assert choose_models(chest, chest, [mr]) == [(None, "There is no model for images CT.")]
+    assert likeliest(brain, brain, []).model is None
 
 
-RESTRICTED = {"name": "heart-mr", "extent_mm": (120, 110, 80), "restriction": "Not for sale."}
+RESTRICTED = {"name": "heart-mr", "anatomy": "heart", "extent_mm": (120, 110, 80), "restriction": "Not for sale."}
 
 
 def test_a_restricted_model_is_chosen_only_with_consent():
     heart, brain = listed(**RESTRICTED), listed()
     image = oblique_box((125.0, 120.0, 90.0))
-    choice = choose_model(image, image, [heart, brain])
+    choice = likeliest(image, image, [heart, brain])
     assert choice.model is brain
-    assert "brain-mr-t1 fits best" in choice.reason
+    assert "brain-mr-t1 fits" in choice.reason
     assert choice.reason.endswith("heart-mr would fit better, but asks for consent first: name it, or accept its "
                                   "licence. Not for sale.")  # fmt: skip
-    agreed = choose_model(image, image, [heart, brain], Consent(accepted=("heart-mr",)))
-    assert agreed.model is heart
-    assert "consent" not in agreed.reason
+    agreed = choose_models(image, image, [heart, brain], Consent(accepted=("heart-mr",)))
+    assert [choice.model for choice in agreed] == [heart, brain, None]
+    assert not any("consent" in choice.reason for choice in agreed)
 
 
 def test_without_consent_and_another_model_there_is_none():
     image = oblique_box((100.0, 100.0, 90.0))
     for others in ([], [listed(extent_mm=(900, 900, 900))]):
-        choice = choose_model(image, image, [listed(**RESTRICTED), *others], Consent(accepted=("another",)))
+        choice = likeliest(image, image, [listed(**RESTRICTED), *others], Consent(accepted=("another",)))
         assert choice.model is None
         assert "No model fits" in choice.reason
         assert "heart-mr would fit better" in choice.reason
@@ -544,10 +600,10 @@ def test_who_can_be_asked_is_asked_about_the_model_that_fits_best_alone():
     consent = Consent(undecided=("heart-mr",))
     image = oblique_box((120.0, 110.0, 80.0))
     with pytest.raises(LicenceError, match=r"heart-mr suits these images, but asks for consent first\. Not") as raised:
-        choose_model(image, image, [brain, heart], consent)
+        choose_models(image, image, [brain, heart], consent)
     assert raised.value.model == "heart-mr"
     image = oblique_box((140.0, 175.0, 130.0))
-    assert choose_model(image, image, [heart, brain], consent) == choose_model(image, image, [brain])
+    assert choose_models(image, image, [heart, brain], consent) == choose_models(image, image, [brain])
 
 
 def test_weights_for_non_commercial_use_ask_for_consent():
@@ -555,16 +611,18 @@ def test_weights_for_non_commercial_use_ask_for_consent():
         assert bool(model.info.restriction) == ("non-commercial" in model.info.licence)
 
 
-def test_a_restriction_of_the_list_outlives_a_file_that_says_nothing_of_it(model_path, tmp_path):
+def test_what_the_list_adds_outlives_a_file_that_says_nothing_of_it(model_path, tmp_path):
     register_model(model_path, tmp_path)
     path = tmp_path / LIST_NAME
     document = json.loads(path.read_text(encoding="utf-8"))
-    document["models"][0]["restriction"] = "Not for sale."
+    document["models"][0].update(restriction="Not for sale.", background=False)
     path.write_text(json.dumps(document), encoding="utf-8")
     assert register_model(model_path, tmp_path).info.restriction == "Not for sale."
     assert list_models(tmp_path)[0].info.restriction == "Not for sale."
-    save_model(make_network(), make_info(restriction="Ask first."), model_path)
-    assert register_model(model_path, tmp_path).info.restriction == "Ask first."
+    assert list_models(tmp_path)[0].info.background is False
+    save_model(make_network(), make_info(restriction="Ask first.", background=True), model_path)
+    info = register_model(model_path, tmp_path).info
+    assert (info.restriction, info.background) == ("Ask first.", True)
 
 
 # --- the intensity recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 
 import numpy as np
@@ -17,7 +18,7 @@ from DeepRegAttentionLib.engine.evaluation import evaluate_labels, evaluate_land
 from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, transform_points
-from DeepRegAttentionLib.engine.method import choose_method, likely_steps
+from DeepRegAttentionLib.engine.method import STEPS, choose_method, likely_steps
 from DeepRegAttentionLib.engine.metrics import similarity
 from DeepRegAttentionLib.engine.models import listing as models_module
 from DeepRegAttentionLib.engine.models.choice import foreground_extent
@@ -411,15 +412,25 @@ def test_no_room_at_all_is_one_sentence(pair, monkeypatch):
         register(*pair, ALONE)
 
 
-@pytest.mark.slow
-def test_without_a_model_or_steps_it_refines_and_says_so(pair):
+def test_without_a_model_or_steps_it_refines_on_coarse_grids(pair, monkeypatch):
     images = [sitk.Image(image) for image in pair]
     for image in images:
         image.SetSpacing([0.1 * s for s in image.GetSpacing()])
         image.SetOrigin([0.1 * o for o in image.GetOrigin()])
-    with pytest.warns(errors.RegistrationWarning, match="refinement"):
-        result = register(*images, RegistrationOptions(prealign="none", spacing=0.35))
+    sizes = []
+    refine = deform_module.refine
+
+    def noted(objective, start, *rest):
+        sizes.append((objective.fixed.numel(), start is None))
+        return refine(objective, start, *rest)
+
+    monkeypatch.setattr(deform_module, "refine", noted)
+    result = register(*images, RegistrationOptions(prealign="none", spacing=0.25))
+    whole = math.prod(result.metrics["working_grid"]["size"])
+    assert sizes == [(whole // 8, True)]
     assert result.metrics["model"] is None
+    assert result.metrics["refinement_steps"] == 0
+    assert "No model fits" in result.metrics["model_choice"]
     assert result.metrics["similarity"]["after"]["ncc"] > result.metrics["similarity"]["linear"]["ncc"]
 
 
@@ -442,7 +453,7 @@ def test_without_a_model_the_steps_are_those_of_none(pair):
     options = dataclasses.replace(ALONE, refine=None, spacing=5.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert register(*pair, options).metrics["refinement_steps"] == 60
+        assert register(*pair, options).metrics["refinement_steps"] == STEPS
 
 
 def test_a_licence_that_is_accepted_belongs_to_a_model(pair):
@@ -467,17 +478,17 @@ def test_consent_reaches_the_choice(pair, agreed, monkeypatch):
 
 def test_the_likely_steps_are_known_before_the_images(model_file):
     recommended = {model.info.name: model.info.refine for model in list_models()}
-    for model, steps in {**recommended, "auto": max(recommended.values()), model_file: 3, "none": 60}.items():
+    for model, steps in {**recommended, "auto": max(recommended.values()), model_file: 3, "none": STEPS}.items():
         assert likely_steps(RegistrationOptions(model=model, refine=None)) == steps
         assert likely_steps(RegistrationOptions(model=model, refine=7)) == 7
-        assert likely_steps(RegistrationOptions(model=model)) == (60 if model == "none" else 0)
+        assert likely_steps(RegistrationOptions(model=model)) == 0
     with pytest.raises(errors.ModelError):
         likely_steps(RegistrationOptions(model="absent", refine=None))
 
 
 def test_a_list_of_models_that_is_damaged_does_not_stop_the_estimate(monkeypatch, tmp_path):
     monkeypatch.setattr(models_module, "resource_folder", lambda name: tmp_path)
-    assert likely_steps(RegistrationOptions(refine=None)) == 60
+    assert likely_steps(RegistrationOptions(refine=None)) == STEPS
 
 
 @pytest.mark.slow

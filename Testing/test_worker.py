@@ -311,11 +311,14 @@ def test_a_report_is_written_on_request(worker, make_job):
     assert "report.html" in files_in(job.folder)
 
 
-def test_a_warning_of_the_engine_is_an_event_of_its_job(worker, make_job):
-    job = make_job({**FAST, "refine": 0})
+def test_a_warning_of_the_engine_is_an_event_of_its_job(worker, make_job, tmp_path):
+    job = make_job({**FAST, "model": "hippocampus-mr", "refine": None})
+    stiff = tmp_path / "stiff.nrrd"
+    sitk.WriteImage(sitk.Cast(sitk.ReadImage(job.inputs.fixed) * 0 + 1, sitk.sitkFloat32), str(stiff))
+    job = replace(job, inputs=replace(job.inputs, regularization_map=str(stiff)))
     assert worker.ask(job).event == "done"
     (warning,) = worker.of(job.id, "warning")
-    assert "60 steps of refinement" in warning.message
+    assert "recommends no refinement" in warning.message
 
 
 # Several jobs

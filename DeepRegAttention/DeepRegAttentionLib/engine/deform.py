@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from .clock import Clock, Report
+from .clock import Clock, Report, share
 from .errors import RegistrationWarning
+from .fields import resize_field
 from .hardware import choose_device, choose_precision, is_out_of_memory, memory_errors
-from .method import Method
+from .method import STEPS, Method
 from .models.files import ModelFile, load_model
 from .networks.blocks import NetworkOutput
 from .options import RegistrationOptions
@@ -56,10 +58,15 @@ class Deformation:
 
 def deform(
     pair: WorkingPair, method: Method, options: RegistrationOptions, clock: Clock, watch: Optional[Watch] = None
-) -> Deformation:
+) -> Optional[Deformation]:
     """Find the displacement; on a GPU whose memory does not suffice it warns and goes on with the CPU.
 
     Networks stay loaded: the next registration with the same model on the same device does not read it again.
+
+    Returns
+    -------
+    Deformation, optional
+        None if the network's answer does not explain the images and the method says what to do otherwise.
 
     Raises
     ------
@@ -88,13 +95,16 @@ def _deform_on(
     options: RegistrationOptions,
     clock: Clock,
     watch: Optional[Watch],
-) -> Deformation:
+) -> Optional[Deformation]:
+    """What was found, or None where the network's answer is not to be trusted and there is another method."""
     precision = choose_precision(options.precision, device)
     pair = pair.to(device)
     output = None
     if method.model is not None:
         with clock.stage("network") as report:
             output = _run_network(_network(method.model, device), pair, precision, report)
+            if method.otherwise is not None and not explains(_objective(pair, method, options), output.displacement):
+                return None
     with clock.stage("refine") as report:
         displacement = _refined(pair, method, options, output, report, watch)
     said = None if output is None else output.to("cpu")
@@ -135,6 +145,37 @@ def _followed(network: nn.Module, report: Report) -> Iterator[None]:
             hook.remove()
 
 
+def explains(objective: Objective, displacement: Tensor) -> bool:
+    """Whether an answer explains the images at least as well as a few steps of refinement from zero.
+
+    Both are judged on a coarse grid by the similarity that the refinement maximises, and by folds; not by
+    smoothness, since what was learned from labels deforms more than any smoothness prior would have it.
+
+    Parameters
+    ----------
+    objective : Objective
+        Of the working grid.
+    displacement : Tensor
+        The answer, ``(1, 3, K, J, I)`` in voxels of the working grid.
+    """
+    coarse = objective.coarser(_judging_factor(objective.fixed.shape[2:]))
+    rival = refine(coarse, None, _RIVAL_STEPS)
+    judge = replace(coarse, weight=0.0, landmarks=None)
+    with torch.no_grad():
+        answer = resize_field(displacement.clone().float(), coarse.fixed.shape[2:])
+        return float(judge(answer)) <= float(judge(rival))
+
+
+# How long the rival of a network is refined, and on about so many voxels: a tenth of a network's time.
+_RIVAL_STEPS, _RIVAL_VOXELS = 15, 6000
+
+
+def _judging_factor(shape: Sequence[int]) -> int:
+    """4, or 2 on a small grid; 1 on one that cannot be halved."""
+    factor = 4 if math.prod(shape) / 4**3 >= _RIVAL_VOXELS else 2
+    return factor if all(n % factor == 0 for n in shape) else 1
+
+
 def _refined(
     pair: WorkingPair,
     method: Method,
@@ -145,8 +186,35 @@ def _refined(
 ) -> Tensor:
     if output is not None and method.steps == 0:
         return output.displacement
-    strength = pair.strength if pair.strength is not None else (output.regularization if output else None)
-    objective = Objective(
+    strength = None if output is None else output.regularization
+    objective = _objective(pair, method, options, strength)
+    if output is None:
+        return _without_network(objective, method.steps, report, watch)
+    return refine(objective, output.displacement, method.steps, report, watch)
+
+
+def _without_network(objective: Objective, steps: int, report: Report, watch: Optional[Watch]) -> Tensor:
+    """Refinement from zero, most of it on half as fine a grid: there a step sees farther and fits less noise.
+
+    With no steps for the working grid, what the coarser grids say is the answer.
+    """
+    shape = objective.fixed.shape[2:]
+    if min(shape) < 16 or any(n % 2 for n in shape):
+        return refine(objective, None, steps or STEPS, report, watch)
+    coarse_steps = 2 * steps or STEPS
+    # A step costs as much as its grid has voxels, and those of all coarser grids are a seventh.
+    begun = coarse_steps / (coarse_steps + 7 * steps)
+    coarse = refine(objective.coarser(2), None, coarse_steps, share(report, 0.0, begun), watch)
+    start = resize_field(coarse, shape)
+    return refine(objective, start, steps, share(report, begun, 1.0), watch) if steps else start
+
+
+def _objective(
+    pair: WorkingPair, method: Method, options: RegistrationOptions, learned: Optional[Tensor] = None
+) -> Objective:
+    """What is minimised; a map of the smoothness that was given wins over the network's own."""
+    strength = learned if pair.strength is None else pair.strength
+    return Objective(
         pair.fixed,
         pair.moving,
         options.similarity,
@@ -156,4 +224,3 @@ def _refined(
         pair.landmarks if options.landmark_weight else None,
         options.landmark_weight,
     )
-    return refine(objective, None if output is None else output.displacement, method.steps, report, watch)

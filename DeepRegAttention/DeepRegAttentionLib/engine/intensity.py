@@ -87,12 +87,21 @@ def background_value(array: np.ndarray) -> float:
     That is the most frequent value on the six faces of the volume if it covers a tenth of them (padding,
     skull stripping, a reconstruction's fixed air), else the minimum of the volume.
     """
+    value, share = _most_frequent_on_faces(array)
+    return value if share >= _BACKGROUND_SHARE else float(array.min())
+
+
+def has_background(array: np.ndarray) -> bool:
+    """Whether the object in ``(K, J, I)`` has empty surroundings: one value on a tenth of the volume's faces."""
+    return _most_frequent_on_faces(array)[1] >= _BACKGROUND_SHARE
+
+
+def _most_frequent_on_faces(array: np.ndarray) -> Tuple[float, float]:
+    """The value, and its share of the faces."""
     faces = [face.ravel() for axis in range(array.ndim) for face in _faces(array, axis)]
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
     most = int(counts.argmax())
-    if counts[most] >= _BACKGROUND_SHARE * counts.sum():
-        return float(values[most])
-    return float(array.min())
+    return float(values[most]), float(counts[most] / counts.sum())
 
 
 def _faces(array: np.ndarray, axis: int) -> Tuple[np.ndarray, np.ndarray]:

@@ -13,14 +13,17 @@ import SimpleITK as sitk
 from .errors import ModelError, OptionError, RegistrationWarning, suggestion
 from .geometry import Grid, working_grid
 from .intensity import IntensityRecipe
-from .models.choice import Consent, choose_model, nearest_in_size
+from .models.choice import Consent, ModelChoice, choose_models, models_for_field
 from .models.files import find_model
 from .models.listing import ModelFile, list_models
 from .options import RegistrationOptions
 
-# Without a model: about so many voxels on the working grid, padded to this multiple, so many steps.
-_VOXELS, _MULTIPLE, _STEPS = 600_000, 8, 60
+# Without a model: about so many voxels on the working grid, padded to this multiple.
+_VOXELS, _MULTIPLE = 600_000, 8
 _REGULARIZATION = 0.3
+
+STEPS = 30
+"""Of refinement on the working grid, without a model and where the options leave them open."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Method:
     Attributes
     ----------
     model : ModelFile, optional
-        The network; without one the refinement works from zero.
+        The network; without one the refinement works from zero, on coarser grids first.
     reason : str
         Why this model, for people.
     recipe : IntensityRecipe
@@ -38,9 +41,11 @@ class Method:
     grid : Grid
         The working grid.
     steps : int
-        Of refinement.
+        Of refinement on the working grid.
     regularization : float
         Weight of the smoothness in the refinement.
+    otherwise : Method, optional
+        What is done instead if the network's answer does not explain the images; None takes any answer.
     """
 
     model: Optional[ModelFile]
@@ -49,6 +54,7 @@ class Method:
     grid: Grid
     steps: int
     regularization: float
+    otherwise: Optional[Method] = None
 
 
 def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions) -> Method:
@@ -63,37 +69,58 @@ def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOp
     LicenceError
         The model that suits the images is one about which the user is to be asked.
     """
-    model, reason = _choose_model(fixed, moving, options)
+    method = None
+    for choice in reversed(_with_what_was_dropped(_choices(fixed, moving, options))):
+        method = _method(choice, fixed, options, method)
+    assert method is not None
+    return method
+
+
+def _method(
+    choice: ModelChoice, fixed: sitk.Image, options: RegistrationOptions, otherwise: Optional[Method] = None
+) -> Method:
+    model, reason = choice
     by_size = _spacing_for(fixed.GetSize(), fixed.GetSpacing())
     weight, steps = options.regularization, options.refine
-    if model is not None:
-        info = model.info
-        grid = working_grid(fixed, options.spacing or info.spacing or by_size, info.shape_multiple)
-        weight = info.regularization if weight is None else weight
-        steps = info.refine if steps is None else steps
-        return Method(model, reason, info.intensity, grid, steps, weight)
-    if steps == 0:
-        message = f"{reason} The images are registered by {_STEPS} steps of refinement."
-        warnings.warn(message, RegistrationWarning, stacklevel=2)
-    grid = working_grid(fixed, options.spacing or by_size, _MULTIPLE)
-    weight = _REGULARIZATION if weight is None else weight
-    return Method(None, reason, IntensityRecipe(), grid, steps or _STEPS, weight)
+    if model is None:
+        grid = working_grid(fixed, options.spacing or by_size, _MULTIPLE)
+        weight = _REGULARIZATION if weight is None else weight
+        return Method(None, reason, IntensityRecipe(), grid, STEPS if steps is None else steps, weight)
+    info = model.info
+    grid = working_grid(fixed, options.spacing or info.spacing or by_size, info.shape_multiple)
+    weight = info.regularization if weight is None else weight
+    return Method(model, reason, info.intensity, grid, info.refine if steps is None else steps, weight, otherwise)
 
 
-def _choose_model(
-    fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions
-) -> tuple[Optional[ModelFile], str]:
+def _choices(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions) -> List[ModelChoice]:
+    """What is tried, one after the other."""
     if options.model == "none":
-        return None, "No model was asked for."
+        return [ModelChoice(None, "No model was asked for.")]
     if options.model != "auto":
-        return find_model(options.model), "The model was asked for."
+        return [ModelChoice(find_model(options.model), "The model was asked for.")]
     try:
         models = list_models()
     except ModelError as error:
         warnings.warn(str(error), RegistrationWarning, stacklevel=2)
-        return None, "The list of models cannot be used."
+        return [ModelChoice(None, "The list of models cannot be used.")]
     _require_known(options.accepted_licences, [model.info.name for model in models])
-    return choose_model(fixed, moving, models, Consent(options.accepted_licences, options.undecided_licences))
+    return choose_models(fixed, moving, models, Consent(options.accepted_licences, options.undecided_licences))
+
+
+def _with_what_was_dropped(choices: Sequence[ModelChoice]) -> List[ModelChoice]:
+    """The choices, each with a sentence on those that it comes after."""
+    told = []
+    for n, (model, reason) in enumerate(choices):
+        dropped = " and ".join(before.model.info.name for before in choices[:n] if before.model is not None)
+        if dropped and model is None:
+            reason = _DROPPED.format(dropped)
+        elif dropped:
+            reason = f"{_DROPPED.format(dropped)} {reason}"
+        told.append(ModelChoice(model, reason))
+    return told
+
+
+_DROPPED = "{} fitted by size, but explained the images less well than a few coarse steps of refinement alone."
 
 
 def _require_known(accepted: Sequence[str], names: Sequence[str]) -> None:
@@ -107,16 +134,16 @@ def likely_steps(options: RegistrationOptions) -> int:
 
     Raises ModelError if the model is unknown or damaged.
     """
-    if options.model == "none":
-        return options.refine or _STEPS
     if options.refine is not None:
         return options.refine
+    if options.model == "none":
+        return STEPS
     if options.model != "auto":
         return find_model(options.model).info.refine
     # Without the list the registration goes on, too.
     with suppress(ModelError):
-        return max((model.info.refine for model in list_models()), default=_STEPS)
-    return _STEPS
+        return max([STEPS, *(model.info.refine for model in list_models() if model.info.extent_mm is not None)])
+    return STEPS
 
 
 def _spacing_for(size: Sequence[int], spacing: Sequence[float]) -> float:
@@ -128,8 +155,8 @@ def _spacing_for(size: Sequence[int], spacing: Sequence[float]) -> float:
 def working_voxels(size: Sequence[int], spacing: Sequence[float], options: RegistrationOptions) -> int:
     """Voxels of the working grid for a fixed image of this size and spacing (mm), before the images are known.
 
-    Where the options leave the model open, those of the larger grid of two: that of no model, and that of the model
-    whose objects are nearest to this size. Raises ModelError if the model is unknown or damaged.
+    Where the options leave the model open, those of the largest grid that may come of it: that of no model, and
+    those of the models whose objects have room in such an image. Raises ModelError if the model is unknown or damaged.
     """
     extents = [n * s for n, s in zip(size, spacing)]
     by_size = _spacing_for(size, spacing)
@@ -137,7 +164,6 @@ def working_voxels(size: Sequence[int], spacing: Sequence[float], options: Regis
     if options.model in ("auto", "none"):
         grids.append((options.spacing or by_size, _MULTIPLE))
     if options.model != "none":
-        model = nearest_in_size(extents, list_models()) if options.model == "auto" else find_model(options.model)
-        if model is not None:
-            grids.append((options.spacing or model.info.spacing or by_size, model.info.shape_multiple))
+        models = models_for_field(extents, list_models()) if options.model == "auto" else [find_model(options.model)]
+        grids += [(options.spacing or m.info.spacing or by_size, m.info.shape_multiple) for m in models]
     return max(math.prod(math.ceil(e / step / multiple) * multiple for e in extents) for step, multiple in grids)

@@ -106,6 +106,11 @@ def _register(
     clock: Clock,
     watch: Optional[Show],
 ) -> RegistrationResult:
+    def prepare(method: Method) -> Tuple[Tuple[Scale, Scale], WorkingPair, Optional[Preview]]:
+        scales = _scale(fixed, method), _scale(moving, method)
+        pair = _working_pair(fixed, moving, scales, linear, guidance, method.grid)
+        return scales, pair, None if watch is None else Preview(moving, linear, method.grid, watch)
+
     with clock.stage("prealign") as report:
         check_image(fixed, "fixed image")
         check_image(moving, "moving image")
@@ -113,7 +118,6 @@ def _register(
         guidance = _checked(guidance, fixed, moving)
         report(0.02)
         method = choose_method(fixed, moving, options)
-        _warn_of_no_refinement(method, options, guidance)
         linear = prealign(
             fixed,
             moving,
@@ -123,12 +127,13 @@ def _register(
             moving_mask=guidance.moving_mask,
             progress=share(report, 0.04, 0.8),
         )
-        scales = _scale(fixed, method), _scale(moving, method)
-        report(0.9)
-        pair = _working_pair(fixed, moving, scales, linear, guidance, method.grid)
+        scales, pair, preview = prepare(method)
 
-    preview = None if watch is None else Preview(moving, linear, method.grid, watch)
-    found = deform(pair, method, options, clock, preview)
+    while (found := deform(pair, method, options, clock, preview)) is None:
+        assert method.otherwise is not None
+        method = method.otherwise
+        scales, pair, preview = prepare(method)
+    _warn_of_no_refinement(method, options, guidance)
 
     with clock.stage("warp") as report:
         field = displacement_transform(voxels_to_mm(found.displacement, method.grid), method.grid)
@@ -252,7 +257,7 @@ def _warn_of_no_refinement(method: Method, options: RegistrationOptions, guidanc
     """Who leaves the steps to the model cannot know that what was given beside the images has no effect."""
     pull = options.landmark_weight and guidance.fixed_landmarks is not None
     unused = pull or guidance.regularization_map is not None
-    if unused and options.refine is None and not method.steps:
+    if unused and options.refine is None and method.model is not None and not method.steps:
         message = "The model recommends no refinement, in which alone landmarks pull and a regularization map acts."
         warnings.warn(message, RegistrationWarning, stacklevel=2)
 

@@ -39,6 +39,8 @@ def _method_words(metrics: Mapping[str, Any]) -> str:
     words = [phrase_of(prealign_choices(), options["prealign"])]
     if metrics.get("model"):
         words.append("network")
+    else:
+        words.append("refinement on coarser grids")
     steps = metrics.get("refinement_steps")
     if steps:
         weight = metrics.get("regularization", options["regularization"])

@@ -8,12 +8,18 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import LicenceError
-from ..intensity import background_value
+from ..intensity import background_value, has_background
 from .info import ModelInfo
 from .listing import ModelFile
 
 EXTENT_FACTOR = 1.6
 """A model suits images whose extent differs from its own by at most this factor along each axis."""
+
+FIELD_FACTOR = 2.5
+"""By at most so much a field of view may be larger than the windows that a model of cut-outs was trained on."""
+
+MOST_TRIALS = 2
+"""So many models are tried on one pair: each costs a run of its network."""
 
 # Fat and air lie below this in Hounsfield units; hardly any voxel of another modality does.
 _HOUNSFIELD_SIGN = -100.0
@@ -45,68 +51,134 @@ class Consent(NamedTuple):
         return not info.restriction or info.name in self.accepted
 
 
+class Facts(NamedTuple):
+    """What an image tells of itself without being registered.
+
+    Attributes
+    ----------
+    extent : (float, float, float)
+        :func:`foreground_extent`, mm.
+    has_background : bool
+        Whether it shows something whole, in empty surroundings; otherwise the extent is that of its field of view.
+    is_hounsfield : bool
+        Whether its values are Hounsfield units.
+    """
+
+    extent: Tuple[float, float, float]
+    has_background: bool
+    is_hounsfield: bool
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> Facts:
+        """Those of an image."""
+        array = sitk.GetArrayViewFromImage(image)
+        return cls(foreground_extent(image), has_background(array), _is_hounsfield(image))
+
+
 _NO_CONSENT = Consent()
 
 
-def choose_model(
+def choose_models(
     fixed: sitk.Image, moving: sitk.Image, models: Sequence[ModelFile], consent: Consent = _NO_CONSENT
-) -> ModelChoice:
-    """The model that suits two images, by two facts that the images themselves tell.
+) -> List[ModelChoice]:
+    """The models that may suit two images, the likeliest first, by what the images themselves tell.
 
     1. Values: images in Hounsfield units (one voxel in a hundred below -100) get models of CT, others get
        the rest. The contrast of MR sequences is not told apart.
-    2. Size: the :func:`foreground_extent` of both images differs from the model's by at most a factor 1.6
-       along each axis. Among several, the one with the smallest largest factor; among equals, the first.
+    2. Surroundings: a model of objects in empty surroundings, such as skull-stripped brains, gets images with a
+       background.
+    3. Size: the :func:`foreground_extent` of both images differs from the model's by at most a factor 1.6
+       along each axis. Without a background that is the field of view, which may be up to 2.5 times as large as
+       the windows that a model of cut-outs was trained on: its organ can lie anywhere in it.
 
-    So it recognises organs by their size alone, and an image of the whole head suits no model of
-    skull-stripped brains. A model with a restricted licence is chosen only with the user's consent; without it
-    the next best is, and the reason says so.
+    That suffices to try a model and not to trust it: whoever runs the network looks at its answer, and takes the
+    next one if it does not explain the images. So there are at most two, each of another anatomy, and after them none.
+    A model with a restricted licence is chosen only with the user's consent; without it the next best is, and the
+    reason says so.
+
+    Returns
+    -------
+    list of ModelChoice
+        Never empty; the last one has no model.
 
     Raises
     ------
     LicenceError
-        The best model is one about which the user is to be asked.
+        The likeliest model is one about which the user is to be asked.
     """
-    if _is_hounsfield(fixed) != _is_hounsfield(moving):
+    facts = Facts.of(fixed), Facts.of(moving)
+    if facts[0].is_hounsfield != facts[1].is_hounsfield:
         reason = "One image is in Hounsfield units and the other is not; there is no model for such pairs."
-        return ModelChoice(None, reason)
-    kind = "CT" if _is_hounsfield(fixed) else "other than CT"
-    candidates = [model for model in _of_a_size(models) if _is_ct(model[0].info) == _is_hounsfield(fixed)]
+        return [ModelChoice(None, reason)]
+    kind = "CT" if facts[0].is_hounsfield else "other than CT"
+    candidates = [model for model in _of_a_size(models) if _is_ct(model[0].info) == facts[0].is_hounsfield]
     if not candidates:
-        return ModelChoice(None, f"There is no model for images {kind}.")
-    extents = (foreground_extent(fixed), foreground_extent(moving))
-    best = _nearest(candidates, extents)
-    if best.model is None or consent.covers(best.model.info):
-        return best
-    info = best.model.info
+        return [ModelChoice(None, f"There is no model for images {kind}.")]
+    fitting = [model for model, _ in sorted(candidates, key=lambda one: _worst(one[1], facts)) if _fits(model, facts)]
+    hint = _hint(fitting, consent)
+    allowed = _one_of_each_anatomy([model for model in fitting if consent.covers(model.info)])[:MOST_TRIALS]
+    spans = _spans(facts)
+    chosen = [ModelChoice(m, f"{m.info.name} fits: {spans}; it {_trained_on(m.info)}.{hint}") for m in allowed]
+    return [*chosen, ModelChoice(None, f"No model fits: {spans}{_nearest_one(candidates, facts)}.{hint}")]
+
+
+def _hint(fitting: Sequence[ModelFile], consent: Consent) -> str:
+    """What is to be said of the likeliest model if it asks for consent first."""
+    if not fitting or consent.covers(fitting[0].info):
+        return ""
+    info = fitting[0].info
     if info.name in consent.undecided:
         sentence = f"The model {info.name} suits these images, but asks for consent first. {info.restriction}"
         raise LicenceError(info.name, sentence)
-    second = _nearest([one for one in candidates if consent.covers(one[0].info)], extents)
-    hint = f"{info.name} would fit better, but asks for consent first: name it, or accept its licence."
-    return ModelChoice(second.model, f"{second.reason} {hint} {info.restriction}")
+    hint = f" {info.name} would fit better, but asks for consent first: name it, or accept its licence."
+    return f"{hint} {info.restriction}"
 
 
-def _nearest(
-    candidates: Sequence[Tuple[ModelFile, Tuple[float, float, float]]], extents: Sequence[Tuple[float, float, float]]
-) -> ModelChoice:
-    """The candidate whose size is nearest to that of both images, if it is near enough."""
-    spans = f"the objects span {_lengths(extents[0])} and {_lengths(extents[1])} (fixed, moving)"
-    if not candidates:
-        return ModelChoice(None, f"No model fits: {spans}.")
-    factors = [max(_extent_factor(extent, expected) for extent in extents) for _, expected in candidates]
-    best = factors.index(min(factors))
-    (nearest, expected), factor = candidates[best], factors[best]
-    wanted = f"was trained on {_lengths(expected)}"
-    if factor > EXTENT_FACTOR:
-        return ModelChoice(None, f"No model fits: {spans}; the nearest, {nearest.info.name}, {wanted}.")
-    return ModelChoice(nearest, f"{nearest.info.name} fits best: {spans}; it {wanted}.")
+def _one_of_each_anatomy(models: Sequence[ModelFile]) -> List[ModelFile]:
+    """Where one model does not explain the images, another of the same organ hardly will."""
+    return list({model.info.anatomy: model for model in reversed(models)}.values())[::-1]
 
 
-def nearest_in_size(extent: Sequence[float], models: Sequence[ModelFile]) -> Optional[ModelFile]:
-    """The model for objects of about this size (mm, in any order of the axes); None if no model is made for a size."""
-    sized = sorted(_of_a_size(models), key=lambda one: _extent_factor(sorted(extent), sorted(one[1])))
-    return sized[0][0] if sized else None
+def _fits(model: ModelFile, facts: Sequence[Facts]) -> bool:
+    info = model.info
+    assert info.extent_mm is not None
+    if info.background and not all(image.has_background for image in facts):
+        return False
+    for image in facts:
+        largest = EXTENT_FACTOR if info.background is not False or image.has_background else FIELD_FACTOR
+        if not all(n / EXTENT_FACTOR <= here <= n * largest for here, n in zip(image.extent, info.extent_mm)):
+            return False
+    return True
+
+
+def _worst(expected: Sequence[float], facts: Sequence[Facts]) -> float:
+    """By how much the sizes of two images differ from what a model is made for."""
+    return max(_extent_factor(image.extent, expected) for image in facts)
+
+
+def _spans(facts: Sequence[Facts]) -> str:
+    what = "the objects span" if all(image.has_background for image in facts) else "the images show"
+    return f"{what} {_lengths(facts[0].extent)} and {_lengths(facts[1].extent)} (fixed, moving)"
+
+
+def _trained_on(info: ModelInfo) -> str:
+    assert info.extent_mm is not None
+    where = {True: " in empty surroundings", False: " cut out of larger images", None: ""}[info.background]
+    return f"was trained on {_lengths(info.extent_mm)}{where}"
+
+
+def _nearest_one(candidates: Sequence[Tuple[ModelFile, Tuple[float, float, float]]], facts: Sequence[Facts]) -> str:
+    nearest, _ = min(candidates, key=lambda one: _worst(one[1], facts))
+    return f"; the nearest, {nearest.info.name}, {_trained_on(nearest.info)}"
+
+
+def models_for_field(extent: Sequence[float], models: Sequence[ModelFile]) -> List[ModelFile]:
+    """The models that may be chosen for images of this size (mm, in any order of the axes), before they are known."""
+    return [
+        model
+        for model, expected in _of_a_size(models)
+        if all(n / EXTENT_FACTOR <= here <= n * FIELD_FACTOR for here, n in zip(sorted(extent), sorted(expected)))
+    ]
 
 
 def _of_a_size(models: Sequence[ModelFile]) -> List[Tuple[ModelFile, Tuple[float, float, float]]]:

@@ -116,9 +116,9 @@ def save_model(network: nn.Module, info: ModelInfo, path: Path, half: bool = Tru
 def register_model(path: Path, folder: Optional[Path] = None) -> ModelFile:
     """Put a model file into the list of a folder (the shipped models by default), or replace its entry there.
 
-    A file that lies elsewhere is copied into the folder. A restriction that the list had put on the model stays where
-    the file itself says nothing of one. Raises ModelError if the model cannot be loaded or
-    the list is damaged, OutputError if the folder cannot be written.
+    A file that lies elsewhere is copied into the folder. What the list had added to the model (a restriction, whether
+    there is a background) stays where the file itself says nothing of it. Raises ModelError if the model cannot be
+    loaded or the list is damaged, OutputError if the folder cannot be written.
     """
     folder = resource_folder("Models") if folder is None else folder
     load_model(path)
@@ -128,13 +128,18 @@ def register_model(path: Path, folder: Optional[Path] = None) -> ModelFile:
     added = _model_file(target)
     models = {model.info.name: model for model in list_models(folder)} if (folder / LIST_NAME).exists() else {}
     known = models.get(added.info.name)
-    if known is not None and not added.info.restriction:
-        added = replace(added, info=replace(added.info, restriction=known.info.restriction))
+    if known is not None:
+        added = replace(added, info=_completed(added.info, known.info))
     models[added.info.name] = added
     entries = [{"file": m.path.name, "sha256": m.sha256, **m.info.to_dict()} for m in models.values()]
     document = json.dumps({"schema": SCHEMA, "models": entries}, indent=2, ensure_ascii=False)
     _write_atomically(folder / LIST_NAME, f"{document}\n".encode())
     return added
+
+
+def _completed(info: ModelInfo, known: ModelInfo) -> ModelInfo:
+    background = known.background if info.background is None else info.background
+    return replace(info, restriction=info.restriction or known.restriction, background=background)
 
 
 def _model_file(path: Path) -> ModelFile:

@@ -43,6 +43,9 @@ class ModelInfo:
     extent_mm : (float, float, float), optional
         Typical :func:`foreground_extent` of its images: left-right, front-back, head-foot; None: any, and only who
         asks for the model gets it.
+    background : bool, optional
+        Whether its images show something whole in empty surroundings, such as a skull-stripped brain (true), or are
+        cut out of larger ones (false); None: either.
     inter_subject : bool
         Whether it was trained to register different subjects.
     description : str
@@ -71,6 +74,7 @@ class ModelInfo:
     anatomy: str
     extent_mm: Optional[Tuple[float, float, float]]
     inter_subject: bool
+    background: Optional[bool] = None
     description: str = ""
     training_data: str = ""
     licence: str = ""
@@ -89,6 +93,7 @@ class ModelInfo:
             require("\n" not in getattr(self, line), line, "a single line", getattr(self, line))
         require(isinstance(self.intensity, IntensityRecipe), "intensity", "an intensity recipe", self.intensity)
         require(isinstance(self.inter_subject, bool), "inter_subject", "true or false", self.inter_subject)
+        require(self.background in (True, False, None), "background", "true, false or null", self.background)
         usable = self.spacing is None or _is_number(self.spacing, 0.05, 50)
         require(usable, "spacing", "from 0.05 to 50 mm", self.spacing)
         require(_is_number(self.regularization, 0, 1e4), "regularization", "from 0 to 10000", self.regularization)

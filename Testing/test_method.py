@@ -1,0 +1,162 @@
+"""Which method two images get: the model that is tried, whether its answer is taken, what is done without one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from DeepRegAttentionLib.engine import deform as deform_module
+from DeepRegAttentionLib.engine import method as method_module
+from DeepRegAttentionLib.engine.deform import explains
+from DeepRegAttentionLib.engine.fields import warp
+from DeepRegAttentionLib.engine.images import read_image
+from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
+from DeepRegAttentionLib.engine.models.choice import foreground_extent
+from DeepRegAttentionLib.engine.models.files import ModelFile, find_model, save_model
+from DeepRegAttentionLib.engine.networks import build_network
+from DeepRegAttentionLib.engine.options import RegistrationOptions
+from DeepRegAttentionLib.engine.refine import Objective
+from DeepRegAttentionLib.engine.registration import register
+from DeepRegAttentionLib.engine.resampling import warp_image
+from helpers.images import blob_image
+from helpers.places import real_data
+from torch import Tensor
+
+SHAPE = (32, 40, 36)
+
+
+def texture(seed: int = 1) -> Tensor:
+    noise = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(seed))
+    for _ in range(3):
+        noise = torch.nn.functional.avg_pool3d(noise, 3, 1, 1, count_include_pad=False)
+    return (noise - noise.amin()) / (noise.amax() - noise.amin())
+
+
+def bulge(voxels: float) -> Tensor:
+    """A smooth displacement that is largest in the middle."""
+    k, j, i = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
+    size = voxels * torch.exp(-3 * (k**2 + j**2 + i**2))
+    return torch.stack([size, -0.5 * size, 0.7 * size])[None]
+
+
+@pytest.fixture(scope="module")
+def objective() -> Objective:
+    """Of images of which the one is the other, moved by a bulge."""
+    moving = texture()
+    return Objective(warp(moving, bulge(3.0)), moving, weight=0.3)
+
+
+def test_the_true_displacement_explains_the_images(objective: Objective) -> None:
+    assert explains(objective, bulge(3.0))
+    assert explains(objective, bulge(2.6))
+
+
+@pytest.mark.parametrize("answer", ["nothing", "the wrong way", "another place", "folds"])
+def test_a_wrong_displacement_does_not(objective: Objective, answer: str) -> None:
+    noise = torch.randn(1, 3, *SHAPE, generator=torch.Generator().manual_seed(2))
+    answers = {
+        "nothing": 0 * bulge(1.0),
+        "the wrong way": bulge(-3.0),
+        "another place": bulge(3.0).roll(9, 4),
+        "folds": bulge(3.0) + 4 * noise,
+    }
+    assert not explains(objective, answers[answer])
+
+
+def test_what_a_network_inferred_can_be_judged(objective: Objective) -> None:
+    with torch.inference_mode():
+        answer = bulge(3.0).to(torch.bfloat16)
+    assert explains(objective, answer)
+
+
+# The whole way
+
+
+@pytest.fixture(scope="module")
+def pair() -> Tuple[sitk.Image, sitk.Image]:
+    return blob_image(), blob_image(shift=(3.0, -2.0, 2.0))
+
+
+@pytest.fixture
+def wrong_model(pair: Tuple[sitk.Image, sitk.Image], tmp_path: Any) -> ModelFile:
+    """As large as the objects, and moves nothing: its last layers are still zero."""
+    shipped = find_model("brain-t1-drivenmorph").info
+    extent = foreground_extent(pair[0])
+    changes: Dict[str, Any] = {"name": "untrained", "extent_mm": extent, "background": None, "spacing": 2.5}
+    info = dataclasses.replace(shipped, configuration={"channels": [4, 8], "radius": 1}, **changes)
+    torch.manual_seed(0)
+    save_model(build_network(info.network, info.configuration), info, tmp_path / "untrained.safetensors")
+    return find_model(str(tmp_path / "untrained.safetensors"))
+
+
+OPEN = RegistrationOptions(prealign="none", spacing=2.5)
+
+
+def test_a_model_that_explains_too_little_is_dropped_and_the_result_says_so(
+    pair: Tuple[sitk.Image, sitk.Image], wrong_model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(method_module, "list_models", lambda: [wrong_model])
+    result = register(*pair, OPEN)
+    alone = register(*pair, dataclasses.replace(OPEN, model="none"))
+    assert result.metrics["model"] is None
+    assert "untrained fitted by size, but explained the images less well" in result.metrics["model_choice"]
+    assert result.metrics["similarity"]["after"] == pytest.approx(alone.metrics["similarity"]["after"], abs=1e-3)
+
+
+def test_who_asks_for_a_model_gets_its_answer_whatever_it_explains(
+    pair: Tuple[sitk.Image, sitk.Image], wrong_model: ModelFile
+) -> None:
+    result = register(*pair, dataclasses.replace(OPEN, model=str(wrong_model.path)))
+    assert result.metrics["model"]["name"] == "untrained"
+
+
+def test_the_next_model_is_tried_before_none(
+    pair: Tuple[sitk.Image, sitk.Image], wrong_model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = dataclasses.replace(wrong_model.info, name="second", anatomy="another organ")
+    monkeypatch.setattr(
+        method_module, "list_models", lambda: [wrong_model, dataclasses.replace(wrong_model, info=info)]
+    )
+    verdicts = iter([False, True])
+    monkeypatch.setattr(deform_module, "explains", lambda *answer: next(verdicts))
+    metrics = register(*pair, OPEN).metrics
+    assert metrics["model"]["name"] == "second"
+    assert metrics["model_choice"].startswith("untrained fitted by size, but")
+    assert "second fits: " in metrics["model_choice"]
+
+
+# Real images
+
+
+def heart(patient: int) -> List[sitk.Image]:
+    """End-diastole and end-systole and their labels, in a field of view as the scanner gives it."""
+    folder = real_data("acdc") / f"patient{patient:03d}"
+    facts = dict(line.split(": ") for line in (folder / "Info.cfg").read_text().splitlines() if ": " in line)
+    names = [f"patient{patient:03d}_frame{int(facts[phase]):02d}" for phase in ("ED", "ES")]
+    images = [read_image(next(folder.glob(f"{name}.nii*"))) for name in names]
+    labels = [read_image(next(folder.glob(f"{name}_gt.nii*"))) for name in names]
+    full = [round((mm / s - n) / 2) for mm, s, n in zip((295, 350), images[0].GetSpacing(), images[0].GetSize())]
+    pad = [*full, 0]
+    noise = np.random.default_rng(3)
+    wide = [sitk.MirrorPad(image, pad, pad) for image in images]
+    for n, image in enumerate(wide):
+        array = sitk.GetArrayFromImage(image).astype(np.float32)
+        array += noise.normal(0, 0.01 * array.max(), array.shape).astype(np.float32)
+        wide[n] = sitk.GetImageFromArray(array)
+        wide[n].CopyInformation(image)
+    return [*wide, *(sitk.ConstantPad(image, pad, pad, 0) for image in labels)]
+
+
+def test_the_heart_in_a_full_field_of_view_gets_its_model_with_consent() -> None:
+    fixed, moving, fixed_labels, moving_labels = heart(97)
+    options = RegistrationOptions(prealign="none", maps=False, accepted_licences=("cardiac-mr",))
+    result = register(fixed, moving, options)
+    assert result.metrics["model"]["name"] == "cardiac-mr"
+    assert "the images show 29" in result.metrics["model_choice"]
+    warped = warp_image(moving_labels, fixed_labels, result.transform, nearest=True)
+    before, after = (mean_over_labels(dice(fixed_labels, labels)) for labels in (moving_labels, warped))
+    assert after > before + 0.1
