@@ -133,7 +133,15 @@ def _standard_library() -> Set[str]:
 
 
 @pytest.mark.parametrize(
-    "file", ["engine/threads.py", "jobs/client.py", "jobs/messages.py", "jobs/signals.py", "worker/pace.py"]
+    "file",
+    [
+        "engine/result_folder.py",
+        "engine/threads.py",
+        "jobs/client.py",
+        "jobs/messages.py",
+        "jobs/signals.py",
+        "worker/pace.py",
+    ],
 )
 def test_what_every_side_speaks_needs_the_standard_library_alone(file: str) -> None:
     found = {found.name.split(".")[0] for found in imports(LIBRARY / file)}

@@ -127,7 +127,7 @@ def test_the_tests_themselves_wait_passively() -> None:
 ENTRIES = {
     "command line": ("DeepRegAttentionLib.cli", "app", "main()"),
     "worker": ("DeepRegAttentionLib.worker.process", "Channel", "main()"),
-    "viewer": ("DeepRegAttentionLib.viewer.session", "json", "main()"),
+    "viewer": ("DeepRegAttentionLib.viewer.page_process", "json", "main()"),
 }
 
 

@@ -15,10 +15,10 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 import SimpleITK as sitk
 
+from .clock import Report
 from .errors import EmptyImageError, MaskError, OptionError, OverlapError, RegistrationWarning
 from .options import PREALIGNMENTS
 
-Progress = Callable[[float], None]
 _Linear = Union[sitk.Euler3DTransform, sitk.AffineTransform]
 
 # Grid spacings of the three levels, as parts of the object's size: about 8, 4 and 2.5 mm for a brain.
@@ -39,7 +39,7 @@ def prealign(
     initial: Optional[sitk.Transform] = None,
     fixed_mask: Optional[sitk.Image] = None,
     moving_mask: Optional[sitk.Image] = None,
-    progress: Optional[Progress] = None,
+    progress: Optional[Report] = None,
 ) -> sitk.Transform:
     """Align two images linearly; the same input gives the same result, whatever the number of threads.
 
@@ -177,7 +177,7 @@ def _shrink(image: sitk.Image, spacing: float) -> sitk.Image:
     return sitk.BinShrink(image, factors)
 
 
-def _align(pair: _Pair, method: str, report: Progress) -> sitk.Transform:
+def _align(pair: _Pair, method: str, report: Report) -> sitk.Transform:
     """The linear transform A, x -> initial(A(x)), that aligns the pair."""
     if method == "centre":
         return _centre(pair)
@@ -231,7 +231,7 @@ def _preimage(initial: Optional[sitk.Transform], start: np.ndarray, goal: np.nda
 class _Search:
     """Mutual information of one pair at several resolutions, and its optimisation."""
 
-    def __init__(self, pair: _Pair, report: Progress, affine: bool) -> None:
+    def __init__(self, pair: _Pair, report: Report, affine: bool) -> None:
         self.pair = pair
         self.report = report
         self.tries = _TRIES if pair.initial is None else 1

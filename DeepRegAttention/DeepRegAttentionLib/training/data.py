@@ -70,8 +70,8 @@ def _bytes(image: sitk.Image) -> int:
     return image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
 
 
-class View(NamedTuple):
-    """One image of a pair as it is seen on the working grid."""
+class PlacedCase(NamedTuple):
+    """One case of a pair, and where it is put on the working grid."""
 
     role: str
     """``fixed`` or ``moving``."""
@@ -148,17 +148,17 @@ class PairReader:
         centre = sitk.TranslationTransform(3, (Grid.of(moving).centre - Grid.of(fixed).centre).tolist())
         still = linear(sitk.Transform(3, sitk.sitkIdentity))
         own, other = (still, still) if change is None else change.motions(grid)
-        views = [View("fixed", pair[0], own), View("moving", pair[1], chained([linear(centre), other]))]
+        both = [PlacedCase("fixed", pair[0], own), PlacedCase("moving", pair[1], chained([linear(centre), other]))]
         item: Item = {}
-        for view in views:
-            item[view.role] = to_tensor(resample(self._image(view.case), grid, view.motion.there))[0]
+        for placed in both:
+            item[placed.role] = to_tensor(resample(self._image(placed.case), grid, placed.motion.there))[0]
             if labels:
-                item[f"{view.role}_labels"] = self._labels(view, grid)
+                item[f"{placed.role}_labels"] = self._labels(placed, grid)
         if pair[0].mask is not None:
             mask = self.cache.get("mask", pair[0].mask, _read_mask)
             item["fixed_mask"] = to_tensor(resample(mask, grid, own.there, nearest=True))[0]
         if landmarks:
-            item.update(_landmarks(views, grid))
+            item.update(_landmarks(both, grid))
         return item if change is None else change.finish(item)
 
     def _image(self, case: TrainingCase) -> sitk.Image:
@@ -170,9 +170,11 @@ class PairReader:
         values = normalise(sitk.GetArrayViewFromImage(image), self.recipe)
         return Grid.of(image).place(sitk.GetImageFromArray(values))
 
-    def _labels(self, view: View, grid: Grid) -> Tensor:
-        assert view.case.labels is not None
-        image = resample(self.cache.get("labels", view.case.labels, read_image), grid, view.motion.there, nearest=True)
+    def _labels(self, placed: PlacedCase, grid: Grid) -> Tensor:
+        assert placed.case.labels is not None
+        image = resample(
+            self.cache.get("labels", placed.case.labels, read_image), grid, placed.motion.there, nearest=True
+        )
         labels = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.int32))[None]
         if self.keep:
             labels = torch.where(torch.isin(labels, torch.tensor(self.keep)), labels, 0)
@@ -183,16 +185,16 @@ def _read_mask(path: Path) -> sitk.Image:
     return sitk.Cast(read_image(path) != 0, sitk.sitkUInt8)
 
 
-def _landmarks(views: Sequence[View], grid: Grid) -> Item:
-    files = [view.case.landmarks for view in views]
+def _landmarks(both: Sequence[PlacedCase], grid: Grid) -> Item:
+    files = [placed.case.landmarks for placed in both]
     assert files[0] is not None
     assert files[1] is not None
     points = require_pairs(read_landmarks(files[0]), read_landmarks(files[1]))
     item = {"spacing": torch.tensor(float(grid.spacing[0]))}
-    for view, own in zip(views, points):
+    for placed, own in zip(both, points):
         # To where the image shows them on the grid.
-        shown = transform_landmarks(own, view.motion.back)
-        item[f"{view.role}_landmarks"] = points_to_voxels(shown.points, grid)
+        shown = transform_landmarks(own, placed.motion.back)
+        item[f"{placed.role}_landmarks"] = points_to_voxels(shown.points, grid)
     return item
 
 

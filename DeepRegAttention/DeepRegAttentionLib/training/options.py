@@ -17,8 +17,8 @@ from ..engine.regularization import HYPERPRIORS
 from ..engine.similarity import SIMILARITY_LOSSES
 from .augmentation import Augmentation
 from .cases import PAIRINGS
-from .reading import build
 from .synthetic import SyntheticOptions
+from .typed_values import build
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Dict, List, Optional
 
-SESSION_COMMAND = (sys.executable, "-m", f"{__package__}.session")
+SESSION_COMMAND = (sys.executable, "-m", f"{__package__}.page_process")
 
 START_LIMIT_S = 120.0
 """How long a process may take to load its libraries."""

@@ -21,7 +21,7 @@ SECONDS: Mapping[str, float] = {
 _INERTIA_S = 0.5
 
 
-class Progress(NamedTuple):
+class Estimate(NamedTuple):
     """How far a job is."""
 
     fraction: float
@@ -54,7 +54,7 @@ class Pace:
         self._stage = next(iter(self._expected))
         self._fraction = 0.0
 
-    def at(self, stage: str, fraction: float) -> Progress:
+    def at(self, stage: str, fraction: float) -> Estimate:
         """The progress of the whole, where one stage is done to a fraction."""
         now = self._clock()
         if stage != self._stage:
@@ -63,7 +63,7 @@ class Pace:
         rest = self._rest(fraction, now - self._began)
         elapsed = now - self._start
         self._fraction = max(self._fraction, elapsed / (elapsed + rest) if rest else 1.0)
-        return Progress(self._fraction, rest if self.seconds else None)
+        return Estimate(self._fraction, rest if self.seconds else None)
 
     def _rest(self, fraction: float, spent: float) -> float:
         """Seconds to the end: of this stage by its own pace, the more of it is done, of the others by theirs."""

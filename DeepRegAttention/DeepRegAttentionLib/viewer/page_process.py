@@ -1,4 +1,4 @@
-"""The process behind one browser page: ``python -m DeepRegAttentionLib.viewer.session``.
+"""The process behind one browser page: ``python -m DeepRegAttentionLib.viewer.page_process``.
 
 The front process writes one line of JSON on its input and keeps that open; it answers with the port that it
 serves on, and ends, removing its folder, when the input closes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Iterator, List, Optional
 
@@ -16,9 +17,11 @@ from DeepRegAttentionLib.terms.licences import Consents
 from DeepRegAttentionLib.terms.palettes import FOLD
 from DeepRegAttentionLib.viewer import register_tab
 from DeepRegAttentionLib.viewer import stage as st
-from DeepRegAttentionLib.viewer.session import Viewer
+from DeepRegAttentionLib.viewer.page_process import Viewer
+from DeepRegAttentionLib.viewer.worker_process import AsyncioProcess
 from helpers.images import blob_image
 from helpers.scene import slicer, synthetic_images, synthetic_result
+from helpers.worker_client import PUPPET
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -52,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def viewer(loop: asyncio.AbstractEventLoop, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Viewer:
+def viewer(loop: asyncio.AbstractEventLoop, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     task = {"folder": str(tmp_path_factory.mktemp("session")), "secret": "s", "result": None,
             "folders": [str(folder)], "files": [], "upload_mib": 1}  # fmt: skip
 
@@ -64,7 +67,9 @@ def viewer(loop: asyncio.AbstractEventLoop, folder: Path, tmp_path_factory: pyte
             viewer._page.stage.view(tag).update_size(200, 160)
         return viewer
 
-    return loop.run_until_complete(make())
+    viewer = loop.run_until_complete(make())
+    yield viewer
+    viewer._register_tab.close()
 
 
 @pytest.fixture
@@ -284,3 +289,20 @@ def test_a_preset_sets_what_it_says_and_no_more(viewer: Viewer, state: Any, loop
     loop.run_until_complete(asyncio.sleep(0.1))
     assert state.preset == "custom"
     assert state.refine == 17
+
+
+def test_what_the_worker_lacks_is_said_on_the_page_and_its_log_goes_on(
+    viewer: Viewer,
+    state: Any,
+    loop: asyncio.AbstractEventLoop,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tab = viewer._register_tab
+    tab.close()
+    lacking = (sys.executable, PUPPET, "lacking")
+    monkeypatch.setattr(tab._client, "_new_process", lambda: AsyncioProcess(lacking))
+    loop.run_until_complete(tab.run())
+    assert (state.error, state.running) == ("PyTorch is missing.", False)
+    assert capsys.readouterr().err.startswith("one\ntwo")
+    assert not list((viewer._page.folder / "jobs").iterdir())
