@@ -35,6 +35,17 @@ def test_two_passes_are_two_registrations_composed(name, varying):
         torch.testing.assert_close(output.regularization, first.regularization)
 
 
+@NAMES
+def test_the_fixed_image_is_encoded_once_for_all_passes(name):
+    network = small_network(name, passes=3)
+    seen = []
+    network.encoder.register_forward_pre_hook(lambda module, images: seen.append(images[0]))
+    fixed, moving = texture(16, 16, 16, seed=1), texture(16, 16, 16, seed=2)
+    with torch.no_grad():
+        network(fixed, moving)
+    assert [image is fixed for image in seen] == [True, False, False, False]
+
+
 @pytest.mark.slow
 @NAMES
 def test_the_second_pass_learns_to_go_on_where_the_first_ended(name):

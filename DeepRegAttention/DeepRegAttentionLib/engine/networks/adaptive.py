@@ -56,7 +56,7 @@ class SpatiallyVarying(RegistrationNetwork):
         self.feature_channels = network.feature_channels
         self.strength = StrengthDecoder(network.feature_channels)
 
-    def align(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
+    def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
         """As the network, with ``regularization`` = w(x): lambda(x) is the maximum strength times w(x)."""
         output: NetworkOutput = self.network(fixed, moving)
         output.regularization = self.strength(output.features)

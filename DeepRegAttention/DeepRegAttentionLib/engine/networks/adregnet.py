@@ -129,12 +129,12 @@ class ADRegNet(RegistrationNetwork):
             for c, coarser, attention in zip(self.feature_channels, (0, *self.feature_channels), [*attentions, None])
         )
 
-    def align(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
-        """A single pass; K, J and I must be multiples of ``self.multiple``."""
+    def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor]) -> NetworkOutput:
+        """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
         output = NetworkOutput([], [])
         result: Optional[LevelResult] = None
         matches: Optional[Tuple[Matches, Matches]] = None
-        for f, m, level in zip(self.encoder(fixed)[::-1], self.encoder(moving)[::-1], self.levels):
+        for f, m, level in zip(fixed, moving, self.levels):
             if output.displacements:
                 m = warp(m, resize_field(output.displacement, f.shape[2:]))
             result = level(f, m, result)
@@ -144,7 +144,7 @@ class ADRegNet(RegistrationNetwork):
             output.features.append(result.features)
         assert result is not None
         assert matches is not None
-        output.maps = _maps(result, matches, fixed.shape[2:])
+        output.maps = _maps(result, matches, fixed[-1].shape[2:])
         return output
 
 

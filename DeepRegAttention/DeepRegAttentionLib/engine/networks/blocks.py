@@ -87,6 +87,8 @@ class RegistrationNetwork(nn.Module):
         K, J and I must be multiples of it.
     feature_channels : tuple of int
         Channels of the output's features, coarse to fine.
+    encoder : Encoder
+        What sees each image; the fixed one once for all passes.
     passes : int
         How often the same weights register, each time what is left ("Recursive Cascaded Networks for Unsupervised
         Medical Image Registration", arXiv 1907.12353).
@@ -95,16 +97,19 @@ class RegistrationNetwork(nn.Module):
     multiple: int
     feature_channels: Tuple[int, ...]
     passes: int = 1
+    encoder: Encoder
 
     def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
         """Register; K, J and I must be multiples of ``self.multiple``."""
-        output = self.align(fixed, moving)
+        seen = self.encoder(fixed)[::-1]
+        output = self.align(seen, self.encoder(moving)[::-1])
         for passes in range(1, self.passes):
-            output = continued(output, passes, self.align(fixed, warp(moving, output.displacement)))
+            left = self.encoder(warp(moving, output.displacement))[::-1]
+            output = continued(output, passes, self.align(seen, left))
         return output
 
-    def align(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
-        """A single pass, as :meth:`forward`."""
+    def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor]) -> NetworkOutput:
+        """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
         raise NotImplementedError
 
 

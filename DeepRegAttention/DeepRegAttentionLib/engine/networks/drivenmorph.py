@@ -131,13 +131,12 @@ class DrivenMorph(RegistrationNetwork):
         )
         self.demons = nn.ModuleList(NeuralDemons() for _ in self.feature_channels)
 
-    def align(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
-        """A single pass; K, J and I must be multiples of ``self.multiple``."""
-        fixed_pyramid, moving_pyramid = self.encoder(fixed)[::-1], self.encoder(moving)[::-1]
+    def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor]) -> NetworkOutput:
+        """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
         output = NetworkOutput([], [])
         displacement: Optional[Tensor] = None
         comparison: Optional[FeatureComparison] = None
-        for f, m, compare, demons in zip(fixed_pyramid, moving_pyramid, self.comparisons, self.demons):
+        for f, m, compare, demons in zip(fixed, moving, self.comparisons, self.demons):
             if displacement is not None:
                 displacement = resize_field(displacement, f.shape[2:])
                 m = warp(m, displacement)
