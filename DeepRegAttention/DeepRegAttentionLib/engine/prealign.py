@@ -23,8 +23,8 @@ _Linear = Union[sitk.Euler3DTransform, sitk.AffineTransform]
 
 # Grid spacings of the three levels, as parts of the object's size: about 8, 4 and 2.5 mm for a brain.
 _COARSE, _MEDIUM, _FINE = 1 / 14, 1 / 28, 1 / 48
-_SAMPLES = {_COARSE: 6_000, _MEDIUM: 10_000, _FINE: 16_000}
-_ITERATIONS = {_COARSE: 30, _MEDIUM: 40, _FINE: 25}
+_SAMPLES = {_COARSE: 4_000, _MEDIUM: 5_000, _FINE: 16_000}
+_ITERATIONS = {_COARSE: 30, _MEDIUM: 25, _FINE: 25}
 _TRIES = 3
 _START_DEGREES = 24.0
 # An affine between two anatomies that stretches more than this has lost its way.
