@@ -17,7 +17,8 @@ from .errors import RegistrationWarning
 from .fields import resize_field
 from .hardware import choose_device, choose_precision, is_out_of_memory, memory_errors
 from .method import STEPS, Method
-from .models.files import ModelFile, load_model
+from .models.files import load_model
+from .models.listing import ModelFile
 from .networks.blocks import NetworkOutput
 from .options import RegistrationOptions
 from .refine import Objective, Watch, refine

@@ -84,7 +84,7 @@ def exponentiate(velocity: Tensor, steps: int = 6) -> Tensor:
     steps : int
         Number of squarings; the first step has the length ``velocity / 2**steps``.
     """
-    displacement = velocity.float() / 2**steps
+    displacement: Tensor = velocity.float() / 2**steps
     for _ in range(steps):
         displacement = compose(displacement, displacement)
     return displacement

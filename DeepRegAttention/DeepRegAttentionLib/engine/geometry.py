@@ -56,7 +56,8 @@ class Grid:
     @property
     def voxel_to_mm(self) -> np.ndarray:
         """The 3 x 3 matrix from (i, j, k) steps to LPS mm."""
-        return np.array(self.direction).reshape(3, 3) * np.array(self.spacing)
+        scaled: np.ndarray = np.array(self.direction).reshape(3, 3) * np.array(self.spacing)
+        return scaled
 
     @property
     def index_to_point(self) -> np.ndarray:
@@ -68,7 +69,8 @@ class Grid:
     @property
     def centre(self) -> np.ndarray:
         """The middle of the volume, LPS mm."""
-        return (self.index_to_point @ np.append((np.array(self.size) - 1) / 2, 1))[:3]
+        point: np.ndarray = (self.index_to_point @ np.append((np.array(self.size) - 1) / 2, 1))[:3]
+        return point
 
     def part(self, where: Tuple[slice, slice, slice]) -> Grid:
         """The grid of the voxels between two indices along each axis, in the order k, j, i of arrays."""

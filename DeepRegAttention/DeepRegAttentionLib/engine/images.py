@@ -58,7 +58,8 @@ def _dicom_files(folder: Path) -> tuple[str, ...]:
     if len(series) != 1:
         found = "no DICOM series" if not series else f"{len(series)} DICOM series"
         raise UnreadableFileError(f"{folder} holds {found}; one is expected.")
-    return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    files: tuple[str, ...] = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    return files
 
 
 def write_complete(image: sitk.Image, path: PathLike, compress: bool = True) -> None:
@@ -116,7 +117,8 @@ def _check_volume(image: sitk.Image, role: str) -> None:
 
 def _is_special(image: sitk.Image) -> bool:
     """Whether the voxels are complex numbers or run-length labels, which hardly any filter takes."""
-    return image.GetPixelIDTypeAsString().startswith(("complex", "label"))
+    special: bool = image.GetPixelIDTypeAsString().startswith(("complex", "label"))
+    return special
 
 
 def check_pair(fixed: sitk.Image, moving: sitk.Image) -> None:

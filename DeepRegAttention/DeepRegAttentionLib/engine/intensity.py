@@ -73,7 +73,8 @@ class Scale:
         # Subtracted before the rounding to float32: a large offset must not eat the contrast.
         scaled = np.subtract(array, self.low, dtype=np.result_type(array.dtype, np.float32))
         scaled *= 1 / (self.high - self.low)
-        return np.clip(scaled, 0, 1, out=scaled).astype(np.float32, copy=False)
+        clipped: np.ndarray = np.clip(scaled, 0, 1, out=scaled).astype(np.float32, copy=False)
+        return clipped
 
 
 def normalise(array: np.ndarray, recipe: IntensityRecipe) -> np.ndarray:

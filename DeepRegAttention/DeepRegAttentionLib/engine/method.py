@@ -149,7 +149,8 @@ def likely_steps(options: RegistrationOptions) -> int:
 def _spacing_for(size: Sequence[int], spacing: Sequence[float]) -> float:
     """The finest isotropic spacing in mm that keeps the working grid at a size that is quick to refine."""
     volume = math.prod(float(n * s) for n, s in zip(size, spacing))
-    return max(min(spacing), (volume / _VOXELS) ** (1 / 3))
+    coarse: float = max(min(spacing), (volume / _VOXELS) ** (1 / 3))
+    return coarse
 
 
 def working_voxels(size: Sequence[int], spacing: Sequence[float], options: RegistrationOptions) -> int:

@@ -88,7 +88,8 @@ def nmi(fixed: np.ndarray, warped: np.ndarray, bins: int = 64) -> float:
 
 
 def _bin_numbers(values: np.ndarray, bins: int) -> np.ndarray:
-    return np.clip(values * np.float32(bins), 0, bins - 1).astype(np.int32)
+    numbers: np.ndarray = np.clip(values * np.float32(bins), 0, bins - 1).astype(np.int32)
+    return numbers
 
 
 def _entropy(p: np.ndarray) -> float:
@@ -125,13 +126,15 @@ def _ssim_map(a: np.ndarray, b: np.ndarray, width: Sequence[int]) -> np.ndarray:
     squares, product = _box_mean(a * a + b * b, width), _box_mean(a * b, width)
     means, mean_squares = mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
     upper = (2 * means + _SSIM_C1) * (2 * (product - means) + _SSIM_C2)
-    return upper / ((mean_squares + _SSIM_C1) * (squares - mean_squares + _SSIM_C2))
+    local: np.ndarray = upper / ((mean_squares + _SSIM_C1) * (squares - mean_squares + _SSIM_C2))
+    return local
 
 
 def _box_mean(values: np.ndarray, width: Sequence[int]) -> np.ndarray:
     for axis, n in enumerate(width):
         values = _running_sum(values, axis, n)
-    return values / np.float32(np.prod(width))
+    mean: np.ndarray = values / np.float32(np.prod(width))
+    return mean
 
 
 def _running_sum(values: np.ndarray, axis: int, width: int) -> np.ndarray:
@@ -163,7 +166,8 @@ def _scaled(image: sitk.Image, inside: Optional[np.ndarray]) -> np.ndarray:
     if high <= low:
         low, high = float(sample.min()), float(sample.max())
     scale = 1 / (high - low) if high > low else 0.0
-    return (values.astype(np.float32) - np.float32(low)) * np.float32(scale)
+    scaled: np.ndarray = (values.astype(np.float32) - np.float32(low)) * np.float32(scale)
+    return scaled
 
 
 # Overlap and distance of labelled structures
@@ -328,7 +332,8 @@ def _surface(structure: np.ndarray) -> np.ndarray:
         for start, stop in ((0, n - 2), (2, n)):
             around[axis] = slice(start, stop)
             inner &= padded[tuple(around)]
-    return structure & ~inner
+    surface: np.ndarray = structure & ~inner
+    return surface
 
 
 def _distance_to(voxels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -336,7 +341,8 @@ def _distance_to(voxels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     image.SetSpacing(spacing)
     distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
     # The filter measures from the rim of the given voxels; deeper ones among them would come out negative.
-    return np.maximum(sitk.GetArrayFromImage(distance), 0)
+    outside: np.ndarray = np.maximum(sitk.GetArrayFromImage(distance), 0)
+    return outside
 
 
 # Landmarks and consistency
@@ -351,7 +357,8 @@ def tre(fixed: Landmarks, moving: Landmarks, transform: sitk.Transform) -> np.nd
         The landmarks do not pair up.
     """
     fixed, moving = require_pairs(fixed, moving)
-    return np.linalg.norm(transform_points(fixed.points, transform) - moving.points, axis=1)
+    distances: np.ndarray = np.linalg.norm(transform_points(fixed.points, transform) - moving.points, axis=1)
+    return distances
 
 
 def summary(distances: np.ndarray) -> dict[str, float]:
@@ -416,7 +423,7 @@ def _sd_log(values: np.ndarray) -> float:
 
 def _mask_array(mask: sitk.Image, image: sitk.Image) -> np.ndarray:
     require_same_grid(mask, image, "mask", MaskError)
-    inside = sitk.GetArrayViewFromImage(mask) != 0
+    inside: np.ndarray = sitk.GetArrayViewFromImage(mask) != 0
     if not inside.any():
         raise MaskError("The mask is empty: none of its voxels is other than 0.")
     return inside

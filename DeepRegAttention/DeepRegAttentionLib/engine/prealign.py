@@ -130,7 +130,7 @@ class _Pair:
 def _binary(mask: Optional[sitk.Image], name: str) -> Optional[sitk.Image]:
     if mask is None:
         return None
-    binary = mask != 0
+    binary: sitk.Image = mask != 0
     if not sitk.GetArrayViewFromImage(binary).any():
         raise MaskError(f"The mask of the {name} image is empty.")
     return binary
@@ -149,7 +149,8 @@ def _foreground(image: sitk.Image, name: str) -> sitk.Image:
         raise EmptyImageError(f"The {name} image shows nothing that differs from its background.")
     result = sitk.GetImageFromArray(contrast)
     result.CopyInformation(coarse)
-    return result > _otsu(result) / 2
+    foreground: sitk.Image = result > _otsu(result) / 2
+    return foreground
 
 
 def _otsu(image: sitk.Image) -> float:
@@ -174,7 +175,8 @@ def _statistics(region: sitk.Image) -> sitk.LabelShapeStatisticsImageFilter:
 def _shrink(image: sitk.Image, spacing: float) -> sitk.Image:
     """Average voxels until they are nearly `spacing` mm wide, axis by axis; four voxels remain."""
     factors = [max(1, min(int(spacing / own + 1e-6), n // 4)) for own, n in zip(image.GetSpacing(), image.GetSize())]
-    return sitk.BinShrink(image, factors)
+    smaller: sitk.Image = sitk.BinShrink(image, factors)
+    return smaller
 
 
 def _align(pair: _Pair, method: str, report: Report) -> sitk.Transform:
@@ -376,7 +378,8 @@ def _sampling_region(side: _Side, margin: float) -> sitk.Image:
     if side.mask is not None:
         return side.mask
     radius = [int(np.ceil(margin / spacing)) for spacing in side.foreground.GetSpacing()]
-    return sitk.BinaryDilate(side.foreground, radius, sitk.sitkBall)
+    region: sitk.Image = sitk.BinaryDilate(side.foreground, radius, sitk.sitkBall)
+    return region
 
 
 def _blur(image: sitk.Image, sigma: float) -> sitk.Image:
@@ -427,7 +430,7 @@ def _marked(mask: Optional[sitk.Image], image: sitk.Image) -> sitk.Image:
     """The mask, or a mask of the whole image."""
     if mask is not None:
         return mask
-    ones = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+    ones: sitk.Image = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
     ones.CopyInformation(image)
     return ones
 
@@ -437,7 +440,8 @@ def _probe(region: sitk.Image, size: int) -> sitk.Image:
     box = _statistics(region).GetBoundingBox(1)
     cropped = sitk.RegionOfInterest(region, box[3:], box[:3])
     factors = [-(-n // size) for n in cropped.GetSize()]
-    return sitk.BinShrink(sitk.Cast(cropped, sitk.sitkFloat32), factors) > 0
+    probe: sitk.Image = sitk.BinShrink(sitk.Cast(cropped, sitk.sitkFloat32), factors) > 0
+    return probe
 
 
 def _hits(probe: sitk.Image, target: sitk.Image, transform: sitk.Transform) -> float:

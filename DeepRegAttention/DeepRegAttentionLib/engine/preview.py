@@ -44,7 +44,8 @@ class Preview:
         self._next = 0.0
 
     def _above_background(self, values: np.ndarray) -> np.ndarray:
-        return np.subtract(values, self._background, dtype=np.float32)
+        above: np.ndarray = np.subtract(values, self._background, dtype=np.float32)
+        return above
 
     def __call__(self, displacement: Tensor) -> None:
         """Show a displacement ``(1, 3, k, j, i)``, voxels of a grid with the working grid's extent, if it is time."""

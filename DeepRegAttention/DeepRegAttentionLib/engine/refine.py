@@ -92,7 +92,8 @@ def landmark_distance(displacement: Tensor, fixed: Tensor, moving: Tensor) -> Te
     size = torch.tensor(displacement.shape[2:], device=fixed.device)
     where = (2 * fixed / (size - 1).clamp_min(1) - 1).flip(1)[None, :, None, None]
     motion = F.grid_sample(displacement, where.to(displacement), padding_mode="border", align_corners=True)
-    return (fixed + motion[0, :, :, 0, 0].T - moving).norm(dim=1)
+    distances: Tensor = (fixed + motion[0, :, :, 0, 0].T - moving).norm(dim=1)
+    return distances
 
 
 def refine(

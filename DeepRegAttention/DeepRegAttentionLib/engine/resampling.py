@@ -162,7 +162,8 @@ class _FieldOnGrid:
         k, j, i = (self._weights(axis, n) for axis, n in zip((2, 1, 0), self._shape))
         with full_precision(self._values.device):
             values = torch.tensordot(k[slab], self._values, dims=([1], [1])).transpose(0, 1)
-            return j @ values @ i.T
+            sampled: Tensor = j @ values @ i.T
+            return sampled
 
     def _weights(self, axis: int, n: int) -> Tensor:
         """The ``(n, nodes)`` matrix that interpolates along one axis of the grid."""
@@ -194,7 +195,8 @@ def _linear(values: np.ndarray, where: Tensor, outside: float) -> np.ndarray:
     found = _interpolate(torch.from_numpy(part)[None, None], where)[0, 0]
     if inside is not None:
         found *= inside
-    return found.numpy() + np.asarray(outside, np.result_type(values.dtype, np.float32))
+    filled: np.ndarray = found.numpy() + np.asarray(outside, np.result_type(values.dtype, np.float32))
+    return filled
 
 
 def _interpolate(values: Tensor, where: Tensor) -> Tensor:
@@ -210,7 +212,8 @@ def _interpolate(values: Tensor, where: Tensor) -> Tensor:
 def _inside(where: Tensor, shape: Sequence[int]) -> Tensor:
     """Which points lie in the volume, half a voxel around its outermost ones included: ``(k, J, I)``."""
     i, j, k = ((at >= -0.5) & (at < n - 0.5) for at, n in zip(where, reversed(shape)))
-    return i & j & k
+    inside: Tensor = i & j & k
+    return inside
 
 
 def _nearest(values: np.ndarray, where: Tensor, outside: float) -> np.ndarray:
@@ -218,4 +221,5 @@ def _nearest(values: np.ndarray, where: Tensor, outside: float) -> np.ndarray:
     inside = _inside(where, values.shape)
     i, j, k = (at.clamp_(0, n - 1) for at, n in zip(index, reversed(values.shape)))
     flat = (k * values.shape[1] + j) * values.shape[2] + i
-    return np.where(inside.numpy(), values.ravel().take(flat.numpy()), values.dtype.type(outside))
+    filled: np.ndarray = np.where(inside.numpy(), values.ravel().take(flat.numpy()), values.dtype.type(outside))
+    return filled

@@ -106,7 +106,8 @@ class RegistrationResult:
         """The total displacement at every voxel of the fixed grid, vectors in LPS mm: the transform, written out."""
         like = self.warped
         target = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
-        return sitk.TransformToDisplacementField(self.transform, sitk.sitkVectorFloat32, *target)
+        field: sitk.Image = sitk.TransformToDisplacementField(self.transform, sitk.sitkVectorFloat32, *target)
+        return field
 
     def plain_metrics(self) -> Dict[str, Any]:
         """The metrics as JSON has them: null where a number does not exist."""

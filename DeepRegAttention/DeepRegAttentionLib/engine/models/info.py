@@ -160,7 +160,7 @@ def _is_extent(value: Any) -> bool:
 def _plain_dict(what: str, value: Any) -> Dict[str, Any]:
     """A copy made of JSON's own types."""
     try:
-        copied = json.loads(json.dumps(value, allow_nan=False))
+        copied: Dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ModelError(f"{what} must hold plain values only: {error}.") from error
     require(isinstance(copied, dict), what, "an object", value)

@@ -83,7 +83,8 @@ class FieldFusion(nn.Module):
     def forward(self, features: Tensor, coarser: Tensor, finer: Tensor) -> Tensor:
         """Features ``(N, C, K, J, I)`` weigh velocities ``(N, 3, k, j, i)`` and ``(N, 3, K, J, I)``."""
         a, b = (2 * smooth(self.weights(features).float(), 1.0).softmax(dim=1)).split(1, dim=1)
-        return a * resize_field(coarser, finer.shape[2:]) + b * finer
+        fused: Tensor = a * resize_field(coarser, finer.shape[2:]) + b * finer
+        return fused
 
 
 class ADRegNet(RegistrationNetwork):

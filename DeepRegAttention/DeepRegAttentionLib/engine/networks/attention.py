@@ -91,7 +91,8 @@ class GlobalSelfAttention(nn.Module):
         split = self.query_key_value(tokens).unflatten(2, (3, self.heads, channels // self.heads))
         query, key, value = split.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return features + self.output(attended).transpose(1, 2).unflatten(2, shape)
+        fused: Tensor = features + self.output(attended).transpose(1, 2).unflatten(2, shape)
+        return fused
 
 
 class Windows:
@@ -249,7 +250,8 @@ class CrossAttention(nn.Module):
         return F.normalize(self._heads(self.embedding(tokens)), dim=-1)
 
     def _heads(self, tokens: Tensor) -> Tensor:
-        return tokens.float().unflatten(2, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = tokens.float().unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return heads
 
 
 def _read_moments(found: Tensor, positions: Tensor, moments: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor]:
@@ -264,7 +266,8 @@ def _read_moments(found: Tensor, positions: Tensor, moments: Tensor, valid: Tens
 
 def _variance(moments: Tensor) -> Tensor:
     mean, square = moments.split([3, 1], dim=-1)
-    return square - mean.square().sum(dim=-1, keepdim=True)
+    variance: Tensor = square - mean.square().sum(dim=-1, keepdim=True)
+    return variance
 
 
 class BidirectionalCrossAttention(nn.Module):

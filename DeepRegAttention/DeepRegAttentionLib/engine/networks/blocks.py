@@ -183,4 +183,5 @@ class DecoderBlock(nn.Module):
         """``(N, skip, K, J, I)`` and ``(N, coarser, k, j, i)`` to ``(N, outputs, K, J, I)``."""
         if self.narrow is not None and coarser is not None:
             skip = torch.cat([skip, resize(self.narrow(coarser), skip.shape[2:])], dim=1)
-        return self.convolutions(skip)
+        features: Tensor = self.convolutions(skip)
+        return features
