@@ -83,11 +83,12 @@ def question(package: str) -> str:
     """What is asked before anything is downloaded."""
     if package != "torch":
         text = _("The Python package {name} will be downloaded and installed into 3D Slicer’s own Python.")
-        return text.format(name=package)
-    return _(
+        return str(text.format(name=package))
+    install: str = _(
         "PyTorch will be downloaded and installed into 3D Slicer’s own Python, in the build that suits this "
         "computer: from 0.2 GB for the CPU to 3 GB for a GPU. 3D Slicer does not answer meanwhile."
     )
+    return install
 
 
 def install_torch() -> None:

@@ -17,7 +17,8 @@ class UserSettings:
 
     def get(self, name: str) -> Optional[str]:
         """The answer about a model; None if there is none."""
-        return slicer.app.userSettings().value(_PREFIX + name)
+        answer: Optional[str] = slicer.app.userSettings().value(_PREFIX + name)
+        return answer
 
     def __setitem__(self, name: str, answer: str) -> None:
         slicer.app.userSettings().setValue(_PREFIX + name, answer)

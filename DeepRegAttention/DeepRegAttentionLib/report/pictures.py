@@ -127,4 +127,5 @@ def _outlines(labels: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
         for shift in (-1, 1):
             edge |= labels != np.roll(labels, shift, axis)
-    return edge & (labels != 0)
+    outlines: np.ndarray = edge & (labels != 0)
+    return outlines

@@ -113,7 +113,8 @@ class Section:
         return self._flat(sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, *target))
 
     def _flat(self, volume: sitk.Image) -> np.ndarray:
-        return np.take(sitk.GetArrayFromImage(volume), 0, axis=2 - self.plane.normal)
+        flat: np.ndarray = np.take(sitk.GetArrayFromImage(volume), 0, axis=2 - self.plane.normal)
+        return flat
 
 
 def foreground_points(image: sitk.Image) -> np.ndarray:
@@ -124,7 +125,8 @@ def foreground_points(image: sitk.Image) -> np.ndarray:
     inside = contrast > 0.1 * np.percentile(contrast, 99.5)
     index = np.argwhere(inside if inside.any() else np.ones_like(inside))[:, ::-1] * strides
     matrix = Grid.of(image).index_to_point
-    return index @ matrix[:3, :3].T + matrix[:3, 3]
+    points: np.ndarray = index @ matrix[:3, :3].T + matrix[:3, 3]
+    return points
 
 
 def view_box(points: np.ndarray, image: sitk.Image) -> Tuple[np.ndarray, np.ndarray]:

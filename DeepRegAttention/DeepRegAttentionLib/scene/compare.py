@@ -247,4 +247,5 @@ def _greys(node: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
     scale.SetOutputScalarTypeToUnsignedChar()
     scale.ClampOverflowOn()
     scale.Update()
-    return image_array(scale.GetOutput()).copy()
+    greys: np.ndarray = image_array(scale.GetOutput()).copy()
+    return greys

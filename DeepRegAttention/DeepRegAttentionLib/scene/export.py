@@ -240,7 +240,7 @@ def _merged(
         slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode(
             node, ids, merged, grid, slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY
         )
-        values = voxels(merged).copy()
+        values: np.ndarray = voxels(merged).copy()
     return values
 
 
@@ -347,7 +347,8 @@ def _transformed(transform: vtk.vtkAbstractTransform, points: np.ndarray) -> np.
     moved.SetDataTypeToDouble()
     given.SetData(numpy_to_vtk(points.reshape(-1, 3), deep=True))
     transform.TransformPoints(given, moved)
-    return vtk_to_numpy(moved.GetData()).reshape(points.shape)
+    transformed: np.ndarray = vtk_to_numpy(moved.GetData()).reshape(points.shape)
+    return transformed
 
 
 # Landmarks

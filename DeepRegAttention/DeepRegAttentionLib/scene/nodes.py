@@ -26,7 +26,8 @@ def finish(steps: Generator[Any, None, _Value]) -> _Value:
         try:
             next(steps)
         except StopIteration as end:
-            return end.value
+            value: _Value = end.value
+            return value
 
 
 def add_node(scene: slicer.vtkMRMLScene, kind: str, name: str) -> slicer.vtkMRMLNode:
@@ -135,7 +136,10 @@ def image_array(image: vtk.vtkImageData) -> np.ndarray:
     """The values of an image, ``(K, J, I)`` or ``(K, J, I, C)``, as a view."""
     shape = tuple(reversed(image.GetDimensions()))
     count = image.GetNumberOfScalarComponents()
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape if count == 1 else (*shape, count))
+    array: np.ndarray = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(
+        shape if count == 1 else (*shape, count)
+    )
+    return array
 
 
 def array_image(values: np.ndarray) -> vtk.vtkImageData:
@@ -187,7 +191,8 @@ def voxel_to_world(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
             f"The volume “{node.GetName()}” is under “{parent.GetName()}”, a transform that is not linear; "
             "harden it or take the volume out of it."
         )
-    return matrix_array(to_world) @ matrix_array(matrix)
+    total: np.ndarray = matrix_array(to_world) @ matrix_array(matrix)
+    return total
 
 
 # Display

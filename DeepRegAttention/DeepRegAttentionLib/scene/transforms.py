@@ -137,7 +137,8 @@ def longest_displacement(grid: vtk.vtkAbstractTransform) -> float:
 
 def ras_to_lps(matrix: np.ndarray) -> np.ndarray:
     """A matrix between RAS points as one between LPS points, and the other way round."""
-    return LPS_TO_RAS @ matrix @ LPS_TO_RAS
+    flipped: np.ndarray = LPS_TO_RAS @ matrix @ LPS_TO_RAS
+    return flipped
 
 
 def linear_transform(matrix: np.ndarray) -> vtk.vtkTransform:

@@ -114,7 +114,8 @@ async def _in_steps(steps: Any, say: Callable[[str], None]) -> Result:
         try:
             say(next(steps))
         except StopIteration as end:
-            return end.value
+            loaded: Result = end.value
+            return loaded
         await asyncio.sleep(0)
 
 
