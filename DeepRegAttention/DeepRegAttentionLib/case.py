@@ -124,7 +124,7 @@ def read_transform(path: Path) -> sitk.Transform:
     if not path.name.lower().endswith(TRANSFORM_ENDINGS):
         return _displacements(read_image(path), path)
     try:
-        transform = sitk.ReadTransform(str(path))
+        transform: sitk.Transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise UnreadableFileError(
             f"The transform {path} cannot be read: it is damaged or of an unknown format."

@@ -66,7 +66,8 @@ def tissue_map(grey: sitk.Image, white: sitk.Image) -> sitk.Image:
     half = _FULL_SCALE / 2
     is_grey = sitk.And(grey > half, grey >= white)
     is_white = sitk.And(white > half, white > grey)
-    return is_grey * TISSUES["grey"] + is_white * TISSUES["white"]
+    tissues: sitk.Image = is_grey * TISSUES["grey"] + is_white * TISSUES["white"]
+    return tissues
 
 
 def tissue_overlap(

@@ -67,7 +67,8 @@ class ImageCache:
 
 
 def _bytes(image: sitk.Image) -> int:
-    return image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
+    size: int = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
+    return size
 
 
 class PlacedCase(NamedTuple):
@@ -182,7 +183,8 @@ class PairReader:
 
 
 def _read_mask(path: Path) -> sitk.Image:
-    return sitk.Cast(read_image(path) != 0, sitk.sitkUInt8)
+    mask: sitk.Image = sitk.Cast(read_image(path) != 0, sitk.sitkUInt8)
+    return mask
 
 
 def _landmarks(both: Sequence[PlacedCase], grid: Grid) -> Item:
