@@ -133,6 +133,7 @@ def edge_free_energy(field: torch.Tensor) -> torch.Tensor:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["drivenmorph", "adregnet"])
 def test_a_network_learns_where_to_yield(name):
     fixed, moving = uneven_pair()

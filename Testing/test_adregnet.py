@@ -81,5 +81,6 @@ def test_shifted_images_give_the_shifted_field():
     assert shift_error(small_network("adregnet"), shift=8) < 0.1
 
 
+@pytest.mark.slow
 def test_learns_a_real_pair_without_folds():
     check_learning(small_network("adregnet"), steps=25)

@@ -166,6 +166,7 @@ def test_masks_keep_a_distractor_out() -> None:
     assert error(within, truth) < 0.15 < 0.25 < error(without, truth)
 
 
+@pytest.mark.slow
 def test_linear_initial_is_where_it_starts() -> None:
     truth = affine((0.6, 0.0, 0.8), 150, (50, 20, -40))
     moving = carry(blob_image(**OTHER_GRID), truth)

@@ -69,6 +69,7 @@ def test_recovers_a_known_deformation_from_zero(similarity: str) -> None:
     assert (jacobian_determinant(found) > 0).all()
 
 
+@pytest.mark.slow
 def test_improves_on_a_start() -> None:
     known = pair()
     start = 0.5 * known.truth
@@ -93,6 +94,7 @@ def test_no_steps_from_zero_is_zero() -> None:
     assert not found.any()
 
 
+@pytest.mark.slow
 def test_is_the_same_every_time() -> None:
     known = pair()
     objective = Objective(known.fixed, known.moving)

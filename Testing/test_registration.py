@@ -185,6 +185,7 @@ def test_the_differences_become_smaller(result):
     assert after.mean() < 0.5 * before.mean()
 
 
+@pytest.mark.slow
 def test_no_field_at_every_voxel_is_made_unless_it_is_asked_for(pair, tmp_path, monkeypatch):
     def refuse(*arguments: object) -> None:
         pytest.fail("a field on the fixed grid was made")
@@ -274,6 +275,7 @@ def test_no_maps_means_the_jacobian_alone(pair):
     assert set(register(*pair, dataclasses.replace(ALONE, maps=False, refine=1)).maps) == {"jacobian"}
 
 
+@pytest.mark.slow
 def test_similarity_is_measured_at_some_voxels_of_a_large_image(pair, result, monkeypatch):
     assert result.metrics["similarity_voxels"] == {"steps": [1, 1, 1], "size": list(pair[0].GetSize())}
     monkeypatch.setattr(registration, "_MEASURED_VOXELS", 9_000)

@@ -90,6 +90,7 @@ def test_other_hierarchies_say_nothing_of_time(root: Path) -> None:
     assert usable_threads(root) == 16
 
 
+@pytest.mark.slow
 @LINUX
 @pytest.mark.skipif(shutil.which("taskset") is None or len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_threads_follow_the_affinity() -> None:
@@ -131,6 +132,7 @@ ENTRIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_process_waits_passively_before_torch_is_loaded(entry: str) -> None:
     """The entry's first own step is replaced by one that tells."""

@@ -91,6 +91,7 @@ async def open_session(address: str, browser: aiohttp.ClientSession, wait: bool 
     return page
 
 
+@pytest.mark.slow
 def test_a_session_is_for_its_browser_and_its_origin(own_temporary_folder: Path) -> None:
     async def check(gate: Gate, address: str, browser: aiohttp.ClientSession) -> None:
         page = await open_session(address, browser)
@@ -171,6 +172,7 @@ def children() -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
 
 
+@pytest.mark.slow
 def test_no_more_pages_than_allowed_and_room_is_made_of_those_left(own_temporary_folder: Path) -> None:
     async def check(gate: Gate, address: str, browser: aiohttp.ClientSession) -> None:
         first = await open_session(address, browser)
@@ -186,6 +188,7 @@ def test_no_more_pages_than_allowed_and_room_is_made_of_those_left(own_temporary
     visit(check, sessions=1)
 
 
+@pytest.mark.slow
 def test_a_session_that_was_left_ends_and_leaves_nothing(own_temporary_folder: Path) -> None:
     async def check(gate: Gate, address: str, browser: aiohttp.ClientSession) -> None:
         await open_session(address, browser)
@@ -218,6 +221,7 @@ def test_a_process_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch, ca
     assert "no libraries" in caplog.text
 
 
+@pytest.mark.slow
 def test_sessions_end_with_the_front_process(own_temporary_folder: Path) -> None:
     """Also when it is killed and can tell nobody."""
     code = (

@@ -305,6 +305,7 @@ def test_steps_that_are_left_open_are_the_models_own(model, steps, worker, make_
     assert fractions[-1] > 0.9
 
 
+@pytest.mark.slow
 def test_a_report_is_written_on_request(worker, make_job):
     job = make_job(FAST, report=True)
     assert worker.ask(job).event == "done"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Set, Tuple
 
@@ -25,10 +26,11 @@ def module_name(path: Path, package_root: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, package_root: Path = MODULE, typing: bool = False) -> Iterator[Import]:
+@cache
+def imports(path: Path, package_root: Path = MODULE, typing: bool = False) -> Tuple[Import, ...]:
     """Every import of a file, relative ones resolved; those for type checkers alone only if asked for."""
     package = list(path.relative_to(package_root).parent.parts)
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), package, True, typing)
+    return tuple(_imports(ast.parse(path.read_text(encoding="utf-8")), package, True, typing))
 
 
 def _imports(node: ast.AST, package: List[str], at_once: bool, typing: bool) -> Iterator[Import]:
