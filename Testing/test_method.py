@@ -67,6 +67,16 @@ def test_a_wrong_displacement_does_not(objective: Objective, answer: str) -> Non
     assert not explains(objective, answers[answer])
 
 
+def test_a_negative_is_explained_by_no_network_of_one_modality(objective: Objective) -> None:
+    negative = dataclasses.replace(objective, moving=1.02 - objective.moving)
+    assert not explains(negative, bulge(3.0))
+
+
+def test_images_that_lie_on_each_other_keep_their_network(objective: Objective) -> None:
+    same = dataclasses.replace(objective, moving=objective.fixed)
+    assert explains(same, bulge(0.02))
+
+
 def test_what_a_network_inferred_can_be_judged(objective: Objective) -> None:
     with torch.inference_mode():
         answer = bulge(3.0).to(torch.bfloat16)

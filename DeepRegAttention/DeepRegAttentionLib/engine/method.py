@@ -120,7 +120,7 @@ def _with_what_was_dropped(choices: Sequence[ModelChoice]) -> List[ModelChoice]:
     return told
 
 
-_DROPPED = "{} fitted by size, but explained the images less well than a few coarse steps of refinement alone."
+_DROPPED = "{} fitted by size, but explained the images less well than a few coarse steps of refinement."
 
 
 def _require_known(accepted: Sequence[str], names: Sequence[str]) -> None:

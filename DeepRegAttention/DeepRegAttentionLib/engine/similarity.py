@@ -19,6 +19,8 @@ from .fields import filter_axes
 FLAT = 1e-4
 """Local variance of intensities in 0..1 (a contrast of 1 %) at which a place counts half."""
 
+_DARK = 0.02
+
 SimilarityLoss = Callable[[Tensor, Tensor, Optional[Tensor]], Tensor]
 
 
@@ -122,6 +124,21 @@ class _Correlate(torch.autograd.Function):
         by_mean, by_square, by_product = context.to.spread(slopes).chunk(3, dim=1)
         by_warped = torch.addcmul(by_mean, by_square, warped, value=2).addcmul_(by_product, context.to.fixed)
         return by_warped.mul_(slope), None
+
+
+def contrast_agreement(fixed: Tensor, warped: Tensor, width: int = 5) -> float:
+    """Whether local contrasts point the same way: 1 for one modality, -1 for an image and its negative.
+
+    The local correlations in cubes of ``width`` voxels, weighted by the contrast of the fixed image: their sum over
+    the sum of their amounts. Only cubes inside both objects count: the edge to a background of 0 says nothing.
+    """
+    inside = box_mean(((fixed > _DARK) & (warped > _DARK)).float(), width) > 0.95
+    moments = torch.cat([fixed, warped, fixed * fixed, warped * warped, fixed * warped], dim=1).float()
+    mean_f, mean_w, square_f, square_w, product = box_mean(moments, width).split(1, dim=1)
+    variance_f, variance_w = (square_f - mean_f**2).clamp_min(0), (square_w - mean_w**2).clamp_min(0)
+    correlation = (product - mean_f * mean_w) / ((variance_f + 1e-6) * (variance_w + 1e-5)).sqrt()
+    weighted = inside * correlation * variance_f / (variance_f + FLAT)
+    return float(weighted.sum() / weighted.abs().sum().clamp_min(1e-6))
 
 
 def mse(fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None) -> Tensor:

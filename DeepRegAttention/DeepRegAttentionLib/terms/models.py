@@ -40,8 +40,8 @@ def model_text(name: str, models: Sequence[ModelInfo]) -> str:
 def _text_of_no_model(name: str) -> str:
     texts = {
         AUTO: _(
-            "The model whose modality and size match both volumes; if none does, refinement alone. "
-            "The result says which, and why."
+            "The model whose modality and size match both volumes, if its answer explains them; otherwise "
+            "refinement alone. The result says which, and why."
         ),
         NONE: _("Finds the deformation of this pair from nothing: slower, but for any organ and, with MIND or MI, "
                 "any contrast."),

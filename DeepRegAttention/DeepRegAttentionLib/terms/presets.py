@@ -89,7 +89,7 @@ def preset_of(settings: Settings, presets: Mapping[str, Mapping[str, Any]]) -> s
 def preset_choices() -> List[Choice]:
     """The shipped presets, and settings that are none of them."""
     texts = {
-        "fast": (_("Fast"), _("The network alone.")),
+        "fast": (_("Fast"), _("The network alone; where no model fits, refinement on coarse grids alone.")),
         "balanced": (_("Balanced"), _("The network, then as much refinement of this pair as its model recommends.")),
         "accurate": (
             _("Accurate"),
