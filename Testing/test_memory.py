@@ -33,6 +33,10 @@ def test_a_finer_grid_or_a_larger_image_needs_more() -> None:
     assert 0.4 < small < 1.5 < memory_needed((400, 400, 400), (1.0, 1.0, 1.0), coarse)
 
 
+def test_a_chest_fits_into_four_gib() -> None:
+    assert 1.5 < memory_needed(*CHEST, RegistrationOptions()) < 4
+
+
 def test_an_open_model_counts_as_the_most_demanding_way() -> None:
     def needs(*image: tuple) -> dict:
         return {name: memory_needed(*image, RegistrationOptions(model=name)) for name in ("auto", "none", MODEL)}

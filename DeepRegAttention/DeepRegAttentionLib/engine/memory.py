@@ -8,12 +8,14 @@ from typing import Sequence
 from .method import working_voxels
 from .options import RegistrationOptions
 
-# GiB: of the process itself, and of a million voxels of the fixed or the working grid in the two phases that can
-# be the peak. Measured as the largest resident size of the process on Linux (x86-64, torch 2.13, two threads) for
-# pairs of 128³ and 224³ voxels of 1 mm on working grids of 1 and 2 mm, with DrivenMorph and without a network.
+# GiB: of the process itself, and of a million voxels of the fixed or the working grid where one or the other makes
+# the peak: in the deformable part, or in the alignment, the difference images and the writing. Measured as the largest
+# resident size of the process on Linux (x86-64, torch 2.13, two threads), writing included, for pairs of 128³ and 224³
+# voxels of 1 mm on working grids of 1 and 2 mm, with DrivenMorph and without a network, and of 512 x 512 x 300 whole
+# numbers without one.
 _PROCESS = 0.35
-_DEFORM = {"fixed": 0.035, "working": 0.9}
-_MAPS = {"fixed": 0.16, "working": 0.3}
+_DEFORM = {"fixed": 0.008, "working": 0.85}
+_IMAGES = {"fixed": 0.022, "working": 0.3}
 _SIMILARITY = {"mind": 1.25}
 
 
@@ -36,4 +38,4 @@ def memory_needed(size: Sequence[int], spacing: Sequence[float], options: Regist
     """
     fixed, working = math.prod(size) / 1e6, working_voxels(size, spacing, options) / 1e6
     deform = _DEFORM["fixed"] * fixed + _DEFORM["working"] * working * _SIMILARITY.get(options.similarity, 1.0)
-    return _PROCESS + max(deform, _MAPS["fixed"] * fixed + _MAPS["working"] * working)
+    return _PROCESS + max(deform, _IMAGES["fixed"] * fixed + _IMAGES["working"] * working)
