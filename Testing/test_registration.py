@@ -209,7 +209,7 @@ def test_no_field_at_every_voxel_is_made_unless_it_is_asked_for(pair, tmp_path, 
             return out
 
     monkeypatch.setattr(sitk, "TransformToDisplacementField", refuse)
-    monkeypatch.setattr(resampling, "_SLAB", voxels // 16)
+    monkeypatch.setattr(resampling, "_SIDE", 16)
     monkeypatch.setattr(geometry, "_SLAB", voxels // 16)
     with Watch():
         result = register(fixed, pair[1], dataclasses.replace(ALONE, refine=1, spacing=4.0))

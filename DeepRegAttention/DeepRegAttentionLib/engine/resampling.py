@@ -1,12 +1,13 @@
-"""An image seen through a transform: in slabs, on all threads, without an array of vectors for the whole grid.
+"""An image seen through a transform: in blocks, on all threads, without an array of vectors for the whole grid.
 
 A registration's transform is a displacement field on a coarse grid between linear parts. Its field is brought to
-the voxels of one slab after the other, along the axes where both grids have the same, and the slab is sampled; the
+the voxels of one block after the other, along the axes where both grids have the same, and the block is sampled; the
 values are those of SimpleITK's own resampling, which does the rest of all transforms.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Iterator, List, Optional, Sequence, Tuple
 
@@ -19,10 +20,10 @@ from .fields import full_precision, sample
 from .geometry import Grid, affine_matrix
 from .intensity import background_value
 
-# Voxels of a slab: a few tens of megabytes of coordinates.
-_SLAB = 2_000_000
-# Of a lattice, whose slabs of as many voxels would span most of the image.
-_LATTICE_SLAB = 100_000
+Block = Tuple[slice, slice, slice]
+
+# Voxels of the image along each side of a block: what a turned block needs of the image is not much more than itself.
+_SIDE = 128
 
 
 def warp_image(
@@ -40,12 +41,12 @@ def warp_image(
     values = sitk.GetArrayViewFromImage(image)
     grid = Grid.of(reference)
     warped = np.empty(grid.shape, values.dtype)
-    for slab, where in _coordinates(path, grid, Grid.of(image), _SLAB):
+    for block, where in _coordinates(path, grid, Grid.of(image)):
         if nearest:
-            warped[slab] = _nearest(values, where, outside)
+            warped[block] = _nearest(values, where, outside)
         else:
             found = _linear(values, where, outside)
-            warped[slab] = np.rint(found) if np.issubdtype(values.dtype, np.integer) else found
+            warped[block] = np.rint(found) if np.issubdtype(values.dtype, np.integer) else found
     return grid.place(sitk.GetImageFromArray(warped))
 
 
@@ -61,8 +62,8 @@ def sample_image(image: sitk.Image, grid: Grid, transform: Optional[sitk.Transfo
         target = grid.size, transform, sitk.sitkLinear, grid.origin, grid.spacing, grid.direction
         return sitk.GetArrayFromImage(sitk.Resample(image, *target, outside, sitk.sitkFloat32))
     found = np.empty(grid.shape, np.float32)
-    for slab, where in _coordinates(path, grid, Grid.of(image), _LATTICE_SLAB):
-        found[slab] = _linear(values, where, outside)
+    for block, where in _coordinates(path, grid, Grid.of(image)):
+        found[block] = _linear(values, where, outside)
     return found
 
 
@@ -108,36 +109,39 @@ def _parts(transform: sitk.Transform) -> List[sitk.Transform]:
 # Where each voxel lies
 
 
-def _coordinates(path: _Path, grid: Grid, image: Grid, voxels: int) -> Iterator[Tuple[slice, Tensor]]:
-    """Slab after slab of so many voxels of a grid along k: which it is, and where its voxels lie in the image.
+def _coordinates(path: _Path, grid: Grid, image: Grid) -> Iterator[Tuple[Block, Tensor]]:
+    """Block after block of a grid: which it is, and where its voxels lie in the image.
 
-    That is ``(3, k, J, I)`` with channels (i, j, k), in voxels of the image.
+    That is ``(3, k, j, i)`` with channels (i, j, k), in voxels of the image.
     """
     to_voxel = np.linalg.inv(image.index_to_point) @ path.after
-    line = _Line(to_voxel @ path.before @ grid.index_to_point)
+    line = to_voxel @ path.before @ grid.index_to_point
     field = None if path.field is None else _FieldOnGrid(path.field, path.before @ grid.index_to_point, to_voxel, grid)
-    depth = max(1, voxels // (grid.shape[1] * grid.shape[2]))
-    for start in range(0, grid.shape[0], depth):
-        slab = slice(start, min(start + depth, grid.shape[0]))
-        where = line.at(slab, grid.shape)
-        yield slab, where if field is None else where.add_(field.at(slab))
+    steps = np.linalg.norm(line[:3, :3], axis=0)[::-1]
+    for block in _blocks(grid.shape, [max(8, int(_SIDE / step)) for step in steps]):
+        where = _affine(line, block)
+        yield block, where if field is None else where.add_(field.at(block))
 
 
-@dataclass(frozen=True)
-class _Line:
-    """An affine function of the index (i, j, k) of a grid, with three values."""
+def _blocks(shape: Sequence[int], sides: Sequence[int]) -> Iterator[Block]:
+    """A volume in blocks of nearly the same size, none of which exceeds these sides."""
+    cuts = []
+    for n, side in zip(shape, sides):
+        edges = np.linspace(0, n, -(-n // side) + 1).round().astype(int).tolist()
+        cuts.append([slice(start, stop) for start, stop in zip(edges, edges[1:])])
+    yield from itertools.product(*cuts)
 
-    matrix: np.ndarray
 
-    def at(self, slab: slice, shape: Sequence[int]) -> Tensor:
-        """Its values on a slab, ``(3, k, J, I)``; summed in float32, exact to about 1e-7 of the largest."""
-        i, j, k = (np.arange(n) for n in (shape[2], shape[1], shape[0]))
-        along = [
-            torch.from_numpy((self.matrix[:3, axis, None] * n).astype(np.float32)) for axis, n in enumerate((i, j))
-        ]
-        across = self.matrix[:3, 2, None] * k[slab] + self.matrix[:3, 3, None]
-        rows = torch.from_numpy(across.astype(np.float32))[:, :, None] + along[1][:, None]
-        return rows[..., None] + along[0][:, None, None]
+def _affine(matrix: np.ndarray, block: Block) -> Tensor:
+    """The points to which a ``(4, 4)`` matrix takes the indices (i, j, k) of a block, ``(3, k, j, i)``.
+
+    Summed in float32, exact to about 1e-7 of the largest.
+    """
+    k, j, i = (np.arange(cut.start, cut.stop) for cut in block)
+    across = matrix[:3, 2, None] * k + matrix[:3, 3, None]
+    parts = [part.astype(np.float32) for part in (across, matrix[:3, 1, None] * j, matrix[:3, 0, None] * i)]
+    planes, rows, columns = map(torch.from_numpy, parts)
+    return planes[:, :, None, None] + rows[:, None, :, None] + columns[:, None, None, :]
 
 
 class _FieldOnGrid:
@@ -145,23 +149,23 @@ class _FieldOnGrid:
 
     def __init__(self, field: sitk.Image, to_point: np.ndarray, to_voxel: np.ndarray, grid: Grid) -> None:
         # In voxels of the image from the start: there are fewer nodes than voxels.
-        mm = torch.from_numpy(sitk.GetArrayViewFromImage(field) @ to_voxel[:3, :3].T)
-        self._values = mm.float().permute(3, 0, 1, 2).contiguous()
-        self._shape = grid.shape
+        vectors = torch.from_numpy(sitk.GetArrayViewFromImage(field) @ to_voxel[:3, :3].T)
+        self._values = vectors.float().permute(3, 0, 1, 2).contiguous()
         own = Grid.of(field)
         self._index = np.linalg.inv(own.index_to_point) @ to_point
         steps = self._index[:3, :3]
-        self._aligned = np.abs(steps - np.diag(steps.diagonal())).max() * max(grid.size) < 1e-4
+        aligned = np.abs(steps - np.diag(steps.diagonal())).max() * max(grid.size) < 1e-4
+        self._along = [self._weights(axis, grid.size[axis]) for axis in (2, 1, 0)] if aligned else None
 
-    def at(self, slab: slice) -> Tensor:
-        """On a slab of the grid along k: ``(3, k, J, I)``."""
-        if not self._aligned:
-            where = _Line(self._index).at(slab, self._shape)
+    def at(self, block: Block) -> Tensor:
+        """On a block of the grid: ``(3, k, j, i)``."""
+        if self._along is None:
+            where = _affine(self._index, block)
             inside = _inside(where, self._values.shape[1:])
             return _interpolate(self._values[None], where)[0] * inside
-        k, j, i = (self._weights(axis, n) for axis, n in zip((2, 1, 0), self._shape))
+        k, j, i = (weights[cut] for weights, cut in zip(self._along, block))
         with full_precision(self._values.device):
-            values = torch.tensordot(k[slab], self._values, dims=([1], [1])).transpose(0, 1)
+            values = torch.tensordot(k, self._values, dims=([1], [1])).transpose(0, 1)
             sampled: Tensor = j @ values @ i.T
             return sampled
 
@@ -188,7 +192,8 @@ def _linear(values: np.ndarray, where: Tensor, outside: float) -> np.ndarray:
     last = [int(np.clip(np.ceil(high), 0, n - 1)) for high, n in zip(highest, sides)]
     box = tuple(slice(a, b + 1) for a, b in zip(first[::-1], last[::-1]))
     # Subtracted before the rounding to float32: a large offset must not eat the contrast.
-    part = np.subtract(values[box], outside, dtype=np.result_type(values.dtype, np.float32)).astype(np.float32)
+    part = np.subtract(values[box], outside, dtype=np.result_type(values.dtype, np.float32))
+    part = part.astype(np.float32, copy=False)
     beyond = any(low < -0.5 or high >= n - 0.5 for low, high, n in zip(lowest, highest, sides))
     inside = _inside(where, values.shape) if beyond else None
     where -= torch.tensor(first, dtype=torch.float32).reshape(3, 1, 1, 1)
