@@ -132,6 +132,7 @@ def text_of(page: ElementTree.Element) -> str:
 # The page
 
 
+@pytest.mark.slow
 def test_everything_that_a_result_has_is_on_the_page(tmp_path, fixed, moving):
     result = with_every_map(make_result(fixed, moving), fixed)
     labels = label_map(moving, 4)
@@ -211,6 +212,7 @@ def test_many_structures_with_gaps_are_sorted_worst_first():
     assert rows[-1] == ("Best", "– → 0.920")
 
 
+@pytest.mark.slow
 def test_folds_are_drawn_in_their_own_colour_down_to_a_single_voxel(fixed, moving):
     result = make_result(fixed, moving)
     # The arrow of the colour bar is always there.
@@ -271,6 +273,7 @@ def test_an_older_report_is_replaced_by_one_that_stands_alone(tmp_path, fixed, m
     assert "prefers-color-scheme: dark" in text
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_named(tmp_path, fixed, moving):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
@@ -278,6 +281,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, fixed, moving):
         write_report(make_result(fixed, moving), fixed, moving, blocked / "report.html")
 
 
+@pytest.mark.slow
 def test_a_folder_in_the_way_stays_and_nothing_half_written_does(tmp_path, fixed, moving):
     folder = tmp_path / "report.html"
     folder.mkdir()

@@ -43,6 +43,7 @@ def test_what_was_measured_is_kept_and_what_failed_is_tried_again(
     assert asked == ["two", "none"]
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_says_why(tmp_path: Path) -> None:
     for name in ("fixed.nrrd", "moving.nrrd"):
         (tmp_path / name).write_text("no image")

@@ -394,6 +394,7 @@ def test_a_job_that_has_ended_is_not_cancelled_again(worker, make_job):
     assert [event.event for event in worker.events if event.id == job.id and event.event in ENDINGS] == ["done"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_nothing_that_the_next_cannot_clear(start, worker, make_job):
     job = make_job(FAST, "slow-write")
     doomed = start()
@@ -407,6 +408,7 @@ def test_a_killed_worker_leaves_nothing_that_the_next_cannot_clear(start, worker
     assert not [name for name in files_in(job.folder) if name.startswith(".writing")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["input closed", "shutdown"])
 def test_it_ends_within_two_seconds_in_the_middle_of_a_job(how, start, make_job):
     job = make_job(FAST, "slow-write", watch=True)
