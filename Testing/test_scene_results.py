@@ -165,6 +165,14 @@ def test_a_map_on_the_working_grid_lies_where_it_is_and_keeps_its_folds(world, p
     assert not node.GetDisplayNode().GetInterpolate()
 
 
+def test_a_map_on_the_working_grid_is_smooth_where_nothing_folds(world, pair, saved, tmp_path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "smooth"))
+    values = sitk.ReadImage(str(folder / "jacobian.nrrd"))
+    sitk.WriteImage(sitk.Maximum(values, 0.1), str(folder / "jacobian.nrrd"))
+    maps = load_result(world.scene, folder, *pair, Wanted(maps=True, measures=False)).maps
+    assert all(node.GetDisplayNode().GetInterpolate() for node in maps.values())
+
+
 def test_names_and_folder(result, world) -> None:
     assert result.warped.GetName() == "moving warped to fixed"
     assert result.transform.GetName() == "moving to fixed transform"

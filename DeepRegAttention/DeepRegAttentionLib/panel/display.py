@@ -55,12 +55,17 @@ class Display:
         name = view.overlay if view.overlay in self.result.maps else None
         if name is None and before is not None and before.overlay is not None:
             overlays.show_overlay(self.result.maps, None, slice_composites())
-        self._compare(view, name is None)
+        if before is None or self._comparing(view) != self._comparing(before):
+            self._compare(view, name is None)
         if name is not None:
             composites = [*slice_composites(), *self._layout_composites()]
             overlays.show_overlay(self.result.maps, name, composites, view.opacity, view.threshold, view.legend)
         else:
             self._show_overlay_beside(view)
+
+    def _comparing(self, view: View) -> Tuple[Any, ...]:
+        """What the comparison depends on: all of the volumes is mixed anew for it."""
+        return view.comparison, view.amount, view.before, view.overlay in self.result.maps
 
     def _show_overlay_beside(self, view: View) -> None:
         """The layout for comparing has a view for an overlay, also when none is chosen."""

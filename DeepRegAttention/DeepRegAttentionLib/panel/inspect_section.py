@@ -193,9 +193,13 @@ class InspectSection:
             layouts.register_layout(manager.layoutLogic().GetLayoutNode())
             manager.setLayout(layouts.COMPARISON_LAYOUT)
             overlays.forget_legends(self._display.result.maps.values())
-            self._fill_layout()
         elif manager.layout == layouts.COMPARISON_LAYOUT:
             manager.setLayout(self._layout_before)
+        # New views go to slice 0 when they have their place, and take all others along once they are linked.
+        qt.QTimer.singleShot(0, self._fill_and_draw)
+
+    def _fill_and_draw(self) -> None:
+        self._fill_layout()
         qt.QTimer.singleShot(0, self._draw_again)
 
     def _draw_again(self) -> None:

@@ -6,10 +6,9 @@ import itertools
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, Optional
+from typing import Any, Callable, Dict, Generator, Optional, TypeVar
 
 import slicer
 
@@ -24,6 +23,7 @@ from ..terms.settings import NONE, Outputs, Settings, missing
 from .parameters import inputs_of
 
 _NUMBERS = itertools.count(1)
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,21 @@ class Registration:
         self._cancelled = self._dropped = False
 
     def start(self, temporary_folder: str) -> None:
-        """Write the inputs and submit the job.
+        """Begin to write the inputs; the job follows, and ``ended`` in any case.
 
         Raises
         ------
         RegistrationError
-            The inputs cannot be used, or another registration runs; nothing stays behind.
+            An input is missing, or another registration runs; nothing stays behind.
         """
         self.request.require_complete()
         if self._client.busy:
             raise RegistrationError(str(BusyError()))
-        with ExitStack() as undo:
-            self.folder = folder = _new_folder(temporary_folder)
-            undo.callback(self._clean_up)
-            inputs = export.write_inputs(folder, **self.request.nodes)
-            self._client.submit(self._job(inputs, folder / "result"), self._heard)
-            undo.pop_all()
+        self.folder = _new_folder(temporary_folder)
+        # The worker starts while they are written.
+        self._client.warm_up()
+        steps = export.write_steps(self.folder, **self.request.nodes)
+        self._later(0, lambda: self._take_step(steps, self._submit))
 
     def cancel(self) -> None:
         """Stop as soon as possible; ``ended`` follows."""
@@ -121,10 +120,30 @@ class Registration:
         self._dropped, self.preview = True, None
         self.cancel()
 
-    def _job(self, inputs: Inputs, folder: Path) -> messages.Job:
+    def _take_step(self, steps: Generator[str, None, _Value], then: Callable[[_Value], None]) -> None:
+        """One step each time the event loop comes by, so that the window answers in between."""
+        if self._dropped or self._cancelled:
+            steps.close()
+            self._end(None, CancelledError("The registration was cancelled."))
+            return
+        try:
+            next(steps)
+        except StopIteration as stop:
+            then(stop.value)
+        except RegistrationError as error:
+            self._end(None, error)
+        except Exception as error:
+            # A mistake in the program must not leave this registration under way for ever.
+            self._end(None, RegistrationError(f"The registration failed ({type(error).__name__}: {error})."))
+            raise
+        else:
+            self._later(0, lambda: self._take_step(steps, then))
+
+    def _submit(self, inputs: Inputs) -> None:
         request = self.request
-        name = f"registration-{next(_NUMBERS)}"
-        return messages.make_job(name, inputs, str(folder), request.settings, request.outputs, request.watched)
+        name, folder = f"registration-{next(_NUMBERS)}", str(Path(str(self.folder)) / "result")
+        job = messages.make_job(name, inputs, folder, request.settings, request.outputs, request.watched)
+        self._client.submit(job, self._heard)
 
     # What the worker says
 
@@ -153,31 +172,12 @@ class Registration:
     def _load(self, event: messages.Event) -> None:
         self.progressed.emit(messages.Event("progress", event.id, stage="load", fraction=1.0))
         steps = self._load_steps(str(event.folder))
-        self._later(0, lambda: self._load_next(steps))
+        self._later(0, lambda: self._take_step(steps, lambda result: self._end(result, None)))
 
     def _load_steps(self, folder: str) -> Generator[str, None, results.Result]:
         fixed, moving = self._present("fixed"), self._present("moving")
         names = self._name(), self._label_names()
         return (yield from results.load_steps(self._scene, folder, fixed, moving, self.request.wanted, *names))
-
-    def _load_next(self, steps: Generator[str, None, results.Result]) -> None:
-        """One node each time the event loop comes by, so that the window answers in between."""
-        if self._dropped or self._cancelled:
-            steps.close()
-            self._end(None, CancelledError("The registration was cancelled."))
-            return
-        try:
-            next(steps)
-        except StopIteration as stop:
-            self._end(stop.value, None)
-        except RegistrationError as error:
-            self._end(None, error)
-        except Exception as error:
-            # A mistake in the program must not leave this registration under way for ever.
-            self._end(None, RegistrationError(f"The result could not be loaded ({type(error).__name__}: {error})."))
-            raise
-        else:
-            self._later(0, lambda: self._load_next(steps))
 
     def _name(self) -> Optional[str]:
         """Of the result, where an input can no longer give it."""
@@ -237,12 +237,13 @@ class Registrations:
 
         Raises RegistrationError if it cannot start.
         """
+        if self.current is not None:
+            raise RegistrationError(str(BusyError()))
         registration = Registration(request, self.client, self._scene, self._later)
         prepare(registration)
         registration.ended.connect(self._on_ended)
         registration.start(slicer.app.temporaryPath)
-        if not registration.has_ended:
-            self.current = registration
+        self.current = registration
         self.changed.emit()
         return registration
 

@@ -132,10 +132,12 @@ class Comparison:
         opacity: float,
     ) -> None:
         for composite in self.composites:
+            unchanged = composite.StartModify()
             composite.SetBackgroundVolumeID(background.GetID())
             if self.foreground_is_free:
                 composite.SetForegroundVolumeID(foreground.GetID() if foreground is not None else None)
                 composite.SetForegroundOpacity(opacity)
+            composite.EndModify(unchanged)
 
     def _other(self) -> slicer.vtkMRMLScalarVolumeNode:
         if self._state == "after" and self.result.warped is not None:

@@ -29,7 +29,8 @@ def style_map(node: slicer.vtkMRMLVolumeNode, name: str) -> None:
     # Not quite 0, which a display turns into window and level and back, and a legend calls -0.
     show_range(node, low or 1e-6 * high, high, table)
     # Not a single fold may vanish between its neighbours.
-    node.GetDisplayNode().SetInterpolate(MAPS[name].rule is not Rule.VOLUME)
+    folded = MAPS[name].rule is Rule.VOLUME and value_range(node)[0] <= 0
+    node.GetDisplayNode().SetInterpolate(not folded)
 
 
 def show_overlay(
@@ -61,8 +62,10 @@ def show_overlay(
     if node is not None and name is not None:
         _limit(node.GetDisplayNode(), threshold)
     for composite in composites:
+        unchanged = composite.StartModify()
         composite.SetForegroundVolumeID(node.GetID() if node is not None else None)
         composite.SetForegroundOpacity(opacity if node is not None else 0.0)
+        composite.EndModify(unchanged)
     # After the volume is in the views: a legend looks for its volume only when it is changed itself.
     for other, volume in maps.items():
         _show_legend(volume, MAPS[other], visible=legend and other == name)
@@ -89,7 +92,8 @@ def _show_legend(node: slicer.vtkMRMLVolumeNode, entry: Map, visible: bool) -> N
     legend = _legend(node)
     if legend is None and visible:
         legend = _new_legend(node, entry)
-    if legend is not None:
+    # Each change makes all views draw again.
+    if legend is not None and (visible or legend.GetVisibility()):
         legend.SetVisibility(visible)
         legend.Modified()
 

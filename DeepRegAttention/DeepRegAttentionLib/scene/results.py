@@ -186,6 +186,7 @@ def load_steps(
         for title, step in loader.steps(wanted or Wanted()):
             yield title
             step()
+        yield "views"
         complete = True
     finally:
         # Also when the caller gives up in between.

@@ -203,12 +203,16 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.ui.beforeButton.click()
         self.assertEqual(composite.GetForegroundVolumeID(), result.warped.GetID())
         self._check_comparison_under_an_overlay(result, composite)
-        before = slicer.app.layoutManager().layout
+        before, slices = slicer.app.layoutManager().layout, self._slice_offsets()
         self.ui.layoutButton.click()
         settle()
         from DeepRegAttentionLib.scene.layouts import COMPARISON_LAYOUT
 
         self.assertEqual(slicer.app.layoutManager().layout, COMPARISON_LAYOUT)
+        say("in the middle of the fixed volume, and the usual views stay where they are")
+        offsets, middle = self._slice_offsets(), slices["Red"]
+        for name, offset in offsets.items():
+            self.assertAlmostEqual(offset, slices.get(name, middle), delta=2.0, msg=name)
         self._check_layout(result)
         self.ui.layoutButton.click()
         self.assertEqual(slicer.app.layoutManager().layout, before)
@@ -238,6 +242,9 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.ui.amountSlider.value = 0.5
         self.ui.overlaySelector.setCurrentIndex(0)
         self.assertEqual(composite.GetForegroundVolumeID(), result.warped.GetID())
+
+    def _slice_offsets(self) -> dict:
+        return {node.GetName(): node.GetSliceOffset() for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
 
     def _check_layout(self, result) -> None:
         say("the view of the layout shows the Jacobian, then the overlay that is chosen")
