@@ -23,7 +23,7 @@ from .intensity import background_value
 Block = Tuple[slice, slice, slice]
 
 # Voxels of the image along each side of a block: what a turned block needs of the image is not much more than itself.
-_SIDE = 128
+_SIDE = 200
 
 
 def warp_image(
