@@ -354,6 +354,19 @@ def test_a_resized_field_has_vectors_of_the_new_grid(shape: tuple[int, int, int]
     torch.testing.assert_close(fields.resize_field(tenth(shape), other), tenth(other))
 
 
+@few
+@given(SHAPES, st.tuples(*[st.integers(1, 12)] * 3), SEEDS)
+def test_resizing_is_trilinear_interpolation(
+    shape: tuple[int, int, int], other: tuple[int, int, int], seed: int
+) -> None:
+    image = random_image(shape, seed, channels=2)
+    expected = F.interpolate(image, size=other, mode="trilinear", align_corners=False)
+    torch.testing.assert_close(fields.resize(image, other), expected, atol=2e-6, rtol=0)
+    assert fields.resize(image.bfloat16(), other).dtype == torch.bfloat16
+    double = image.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: fields.resize(x, other), double, fast_mode=True)
+
+
 def test_warping_commutes_with_resizing() -> None:
     """The same motion of the same object at twice the resolution."""
     coarse_shape, fine_shape = (16, 18, 20), (32, 36, 40)
