@@ -10,7 +10,7 @@ from typing import Set
 import pytest
 from DeepRegAttentionLib.case import Case
 from DeepRegAttentionLib.cli.register import register as command
-from DeepRegAttentionLib.engine.registration import Guidance
+from DeepRegAttentionLib.engine.guidance import Guidance
 from DeepRegAttentionLib.terms.inputs import CALLED, INPUTS, NEEDS, REQUIRED, Inputs
 from helpers.places import REPOSITORY
 

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.engine import deform as deform_module
 from DeepRegAttentionLib.engine import method as method_module
-from DeepRegAttentionLib.engine.deform import explains
+from DeepRegAttentionLib.engine.acceptance import explains
 from DeepRegAttentionLib.engine.fields import warp
 from DeepRegAttentionLib.engine.images import read_image
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels

@@ -12,10 +12,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.engine import deform as deform_module
-from DeepRegAttentionLib.engine import errors, geometry, registration, resampling
+from DeepRegAttentionLib.engine import errors, geometry, measuring, registration, resampling
 from DeepRegAttentionLib.engine import method as method_module
 from DeepRegAttentionLib.engine.evaluation import evaluate_labels, evaluate_landmarks
 from DeepRegAttentionLib.engine.geometry import Grid
+from DeepRegAttentionLib.engine.guidance import Guidance
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, transform_points
 from DeepRegAttentionLib.engine.method import STEPS, choose_method, likely_steps
@@ -27,7 +28,7 @@ from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.models.listing import list_models
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.options import RegistrationOptions
-from DeepRegAttentionLib.engine.registration import Guidance, register
+from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import MAP_NAMES, RegistrationResult
 from helpers.images import blob_image
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -278,7 +279,7 @@ def test_no_maps_means_the_jacobian_alone(pair):
 @pytest.mark.slow
 def test_similarity_is_measured_at_some_voxels_of_a_large_image(pair, result, monkeypatch):
     assert result.metrics["similarity_voxels"] == {"steps": [1, 1, 1], "size": list(pair[0].GetSize())}
-    monkeypatch.setattr(registration, "_MEASURED_VOXELS", 9_000)
+    monkeypatch.setattr(measuring, "_MEASURED_VOXELS", 9_000)
     some = register(*pair, ALONE)
     assert some.metrics["similarity_voxels"] == {"steps": [3, 2, 1], "size": [15, 18, 28]}
     for stage, measured in some.metrics["similarity"].items():
@@ -293,7 +294,7 @@ def test_similarity_is_that_of_the_warped_image(pair, result):
 
 
 def test_a_small_mask_is_not_missed_between_the_measured_voxels(pair, monkeypatch):
-    monkeypatch.setattr(registration, "_MEASURED_VOXELS", 500)
+    monkeypatch.setattr(measuring, "_MEASURED_VOXELS", 500)
     mask = sitk.Image(pair[0].GetSize(), sitk.sitkUInt8)
     mask.CopyInformation(pair[0])
     mask[21:23, 17:19, 13:15] = 1

@@ -173,8 +173,9 @@ def register_case(
     """
     # Here and not above: files are read, and refused, before torch is loaded.
     from .engine.evaluation import evaluate_labels, evaluate_landmarks
+    from .engine.guidance import Guidance
     from .engine.hardware import memory_errors
-    from .engine.registration import Guidance, register
+    from .engine.registration import register
 
     def report(fraction: float) -> None:
         if progress is not None:

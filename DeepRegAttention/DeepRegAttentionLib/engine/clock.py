@@ -24,7 +24,7 @@ class Clock:
     progress : callable, optional
         Told at the start, during and at the end of each stage.
     seconds : dict of str to float
-        Of each finished stage.
+        Of each finished stage, all its turns together.
     """
 
     progress: Optional[Progress] = None
@@ -36,7 +36,8 @@ class Clock:
         start = time.perf_counter()
         self._report(name, 0.0)
         yield lambda fraction: self._report(name, fraction)
-        self.seconds[name] = time.perf_counter() - start
+        # Again for each network that is tried.
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self._report(name, 1.0)
 
     def _report(self, name: str, fraction: float) -> None:
