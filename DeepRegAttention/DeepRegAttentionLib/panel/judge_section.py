@@ -25,6 +25,8 @@ class JudgeSection:
         ui.histogramButton.connect("clicked()", lambda: self._show_plot("histogram"))
         ui.diceButton.connect("clicked()", lambda: self._show_plot("dice"))
         ui.exportButton.connect("clicked()", self._ask_for_path)
+        table = ui.measuresTable
+        table.horizontalHeader().connect("sectionResized(int,int,int)", lambda *sizes: table.resizeRowsToContents())
 
     def show(self, result: Optional[results.Result]) -> None:
         """Show the measures of a result; None: there is none."""
@@ -54,7 +56,7 @@ class JudgeSection:
         view.setMRMLTableNode(table)
         if table is not None:
             view.setFirstRowLocked(True)
-            view.resizeColumnsToContents()
+            _fit_columns(view)
 
     def _show_plot(self, name: str) -> None:
         chart = self._result.plots.get(name) if self._result is not None else None
@@ -69,3 +71,11 @@ class JudgeSection:
         path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Export the table"), name, "CSV (*.csv)")
         if path:
             self.export(path)
+
+
+def _fit_columns(view: slicer.qMRMLTableView) -> None:
+    """Names take what the values leave, in several lines if they must: no value is out of sight."""
+    header = view.horizontalHeader()
+    header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+    header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+    view.resizeRowsToContents()

@@ -270,12 +270,21 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         say("the tables, a plot, the export")
         self.assertIn("similarity", result.tables)
         self.assertIn("deformation", result.tables)
+        self._choose_table("similarity")
+        table = self.ui.measuresTable
+        self.assertEqual(table.horizontalScrollBar().maximum, 0, "every value is in sight")
+        self.assertGreaterEqual(table.rowHeight(0), table.sizeHintForRow(0), "and every name")
         self.ui.histogramButton.click()
         settle()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "measures.csv"
             self.panel._judge.export(str(path))
             self.assertGreater(len(path.read_text(encoding="utf-8").splitlines()), 3)
+
+    def _choose_table(self, name: str) -> None:
+        self.ui.tableSelector.setCurrentIndex(self.ui.tableSelector.findData(name))
+        self.ui.tableSelector.activated(self.ui.tableSelector.currentIndex)
+        settle(0.1)
 
     def _check_choice(self, result) -> None:
         say("nothing of a result is left in the views once none is chosen, and Judge follows")
@@ -380,8 +389,7 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertGreater(result.metrics["labels"]["after"]["mean_dice"], 0.9)
         table = result.tables["structures"]
         self.assertEqual(table.GetTable().GetValue(0, 0).ToString(), "core")
-        self.ui.tableSelector.setCurrentIndex(self.ui.tableSelector.findData("structures"))
-        self.ui.tableSelector.activated(self.ui.tableSelector.currentIndex)
+        self._choose_table("structures")
         self.assertIs(self.ui.measuresTable.mrmlTableNode(), table)
         self.assertTrue(self.ui.diceButton.enabled)
         self.ui.diceButton.click()
