@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import List
 
 import pytest
 from helpers.import_graph import drawing, implied, in_rows
@@ -15,13 +14,13 @@ PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-def links(page: Path) -> List[str]:
+def links(page: Path) -> list[str]:
     """What a page links to, and the pictures it shows; what is shown as code links to nothing."""
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     return re.findall(r"\]\(([^)\s]+)\)", text)
 
 
-def anchors(page: Path) -> List[str]:
+def anchors(page: Path) -> list[str]:
     """The names that the headings of a page have on GitHub."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]

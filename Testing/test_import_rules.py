@@ -6,8 +6,8 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List, Set
 
 import pytest
 from helpers.imports import LIBRARY, ROOT, imports, module_name, part_of, source_files
@@ -47,7 +47,7 @@ ENGINE_LIBRARIES = {"torch", "numpy", "SimpleITK", "safetensors"}
 PLAIN = ("errors", "options", "result", "result_folder", "threads")
 
 
-def violations(path: Path, package_root: Path = MODULE) -> List[str]:
+def violations(path: Path, package_root: Path = MODULE) -> list[str]:
     """What a file imports against the rules, one line each."""
     part = part_of(module_name(path, package_root))
     found = []
@@ -60,9 +60,9 @@ def violations(path: Path, package_root: Path = MODULE) -> List[str]:
     return found
 
 
-def loaded_with(module: str) -> Set[str]:
+def loaded_with(module: str) -> set[str]:
     """Names of all modules that importing one of ours loads at once, as far as they are ours or next to ours."""
-    seen: Set[str] = set()
+    seen: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
@@ -79,10 +79,10 @@ def loaded_with(module: str) -> Set[str]:
     return seen
 
 
-def circles(package_root: Path = MODULE) -> List[Set[str]]:
+def circles(package_root: Path = MODULE) -> list[set[str]]:
     """Modules that import each other, by whatever way round, for type checkers alone included."""
     files = {module_name(path, package_root): path for path in (package_root / ROOT).rglob("*.py")}
-    ahead: Dict[str, Set[str]] = {}
+    ahead: dict[str, set[str]] = {}
     for name, path in files.items():
         found = (imported.name for imported in imports(path, package_root, typing=True))
         # What is imported is a module, or something of one.
@@ -93,8 +93,8 @@ def circles(package_root: Path = MODULE) -> List[Set[str]]:
     return [ring for n, ring in enumerate(rings) if ring not in rings[:n]]
 
 
-def _reached(start: str, ahead: Dict[str, Set[str]]) -> Set[str]:
-    seen: Set[str] = set()
+def _reached(start: str, ahead: dict[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
     waiting = set(ahead[start])
     while waiting:
         name = waiting.pop()
@@ -125,7 +125,7 @@ def test_the_engine_uses_torch_numpy_and_simpleitk_alone(path: Path) -> None:
     assert {found.name.split(".")[0] for found in imports(path)} <= allowed
 
 
-def _standard_library() -> Set[str]:
+def _standard_library() -> set[str]:
     names = getattr(sys, "stdlib_module_names", None)
     if names is None:
         pytest.skip("Python 3.9 does not list its own modules")
@@ -156,7 +156,7 @@ def test_what_runs_beside_a_scene_never_loads_torch(part: str) -> None:
         assert not {name.split(".")[0] for name in ours} & TORCH, path.name
 
 
-def existing_plain_modules() -> List[str]:
+def existing_plain_modules() -> list[str]:
     return [f"{ROOT}.engine.{name}" for name in PLAIN if (LIBRARY / "engine" / f"{name}.py").is_file()]
 
 
@@ -175,7 +175,7 @@ def test_the_entry_point_of_slicer_loads_no_torch() -> None:
         assert not {name.split(".")[0] for name in names} & TORCH
 
 
-def python_files() -> List[Path]:
+def python_files() -> list[Path]:
     return sorted([*MODULE.rglob("*.py"), *(REPOSITORY / "Testing").rglob("*.py")])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 from dataclasses import fields
-from typing import Set
 
 import pytest
 from DeepRegAttentionLib.case import Case
@@ -29,7 +28,7 @@ def defined(file: str, name: str) -> ast.AST:
     return node
 
 
-def arguments_of(function: ast.AST) -> Set[str]:
+def arguments_of(function: ast.AST) -> set[str]:
     return {argument.arg for argument in [*function.args.args, *function.args.kwonlyargs]}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, List, Tuple
 
 import pytest
 from DeepRegAttentionLib.engine.models.info import ModelInfo
@@ -11,7 +10,7 @@ from DeepRegAttentionLib.engine.models.listing import list_models
 from DeepRegAttentionLib.terms.licences import Answered, Consents, refusal_text
 from DeepRegAttentionLib.terms.settings import AUTO, Settings
 
-MODELS: List[ModelInfo] = [
+MODELS: list[ModelInfo] = [
     *(replace(model.info, restriction="") for model in list_models()[:1]),
     replace(list_models()[0].info, name="a", restriction="Not for sale."),
     replace(list_models()[0].info, name="b", restriction="Ask the author."),
@@ -24,21 +23,21 @@ class Person:
 
     def __init__(self, agrees: bool = True) -> None:
         self.agrees = agrees
-        self.asked: List[str] = []
-        self.memory: Dict[str, str] = {}
+        self.asked: list[str] = []
+        self.memory: dict[str, str] = {}
         self.consents = Consents(MODELS, self.memory, self.put)
 
     def put(self, question: str, answered: Answered) -> None:
         self.asked.append(question)
         answered(self.agrees)
 
-    def said(self) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+    def said(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         settings = self.consents.add_to(Settings(refine=3))
         assert settings.refine == 3
         return settings.accepted_licences, settings.undecided_licences
 
     def require(self, model: str) -> bool:
-        heard: List[bool] = []
+        heard: list[bool] = []
         self.consents.require(model, heard.append)
         (agreed,) = heard
         return agreed
@@ -82,9 +81,9 @@ def test_the_answers_outlive_who_asked() -> None:
 
 
 def test_an_answer_may_come_later() -> None:
-    waiting: List[Answered] = []
+    waiting: list[Answered] = []
     consents = Consents(MODELS, {}, lambda question, answered: waiting.append(answered))
-    heard: List[bool] = []
+    heard: list[bool] = []
     consents.ask("a", heard.append)
     assert heard == []
     waiting[0](True)

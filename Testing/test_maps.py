@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any, List
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +93,7 @@ def test_neighbouring_structures_differ() -> None:
 # The same colours on the screen and on the page
 
 
-def painted(key: str, map_values_: np.ndarray, values: List[float]) -> np.ndarray:
+def painted(key: str, map_values_: np.ndarray, values: list[float]) -> np.ndarray:
     """Colours ``(N, 3)``, 0 to 255, of single values in the picture of a report."""
     low, high, point = np.zeros(3), np.full(3, 40.0), np.full(3, 20.0)
     seen = scale(key, map_values_)
@@ -108,7 +108,7 @@ def painted(key: str, map_values_: np.ndarray, values: List[float]) -> np.ndarra
     return np.array(found)
 
 
-def on_the_screen(node: Any, values: List[float]) -> np.ndarray:
+def on_the_screen(node: Any, values: list[float]) -> np.ndarray:
     """Colours that the display of a volume gives to single values: window and level, then the table."""
     slicer = pytest.importorskip("slicer")
     display, table, found = node.GetDisplayNode(), node.GetDisplayNode().GetColorNode(), []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from typing import Any, Dict, List, Tuple
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -15,9 +15,9 @@ from DeepRegAttentionLib.terms import measures
 from helpers.images import blob_image
 from rich.console import Console
 
-Shown = Dict[str, Tuple[str, ...]]
+Shown = dict[str, tuple[str, ...]]
 
-FOUND: Dict[str, Any] = {
+FOUND: dict[str, Any] = {
     "similarity": {
         "before": {"ncc": 0.71234567, "mse": 0.0345678, "ssim": 0.55, "nmi": 1.1},
         "linear": {"ncc": 0.8, "mse": 0.02, "ssim": 0.6, "nmi": 1.15},
@@ -57,7 +57,7 @@ FOUND: Dict[str, Any] = {
 """Everything that can be measured; NaN where it cannot."""
 
 
-def rows_of_the_report(metrics: Dict[str, Any]) -> Shown:
+def rows_of_the_report(metrics: dict[str, Any]) -> Shown:
     page = ElementTree.fromstring(f"<html>{measure_tables(metrics)}</html>")
     shown = {}
     for row in page.iter("tr"):
@@ -67,7 +67,7 @@ def rows_of_the_report(metrics: Dict[str, Any]) -> Shown:
     return {name: cells for name, cells in shown.items() if name != "Measure"}
 
 
-def rows_of_the_command_line(metrics: Dict[str, Any]) -> Shown:
+def rows_of_the_command_line(metrics: dict[str, Any]) -> Shown:
     text = io.StringIO()
     Console(file=text, width=80).print(results_table(metrics))
     lines = [line.strip() for line in text.getvalue().splitlines()]
@@ -80,7 +80,7 @@ def rows_of_the_command_line(metrics: Dict[str, Any]) -> Shown:
     return found
 
 
-def rows_of_the_scene(metrics: Dict[str, Any]) -> Shown:
+def rows_of_the_scene(metrics: dict[str, Any]) -> Shown:
     slicer = pytest.importorskip("slicer")
     from DeepRegAttentionLib.scene.judge import make_tables
 
@@ -94,7 +94,7 @@ def rows_of_the_scene(metrics: Dict[str, Any]) -> Shown:
     return shown
 
 
-def rows_of_the_browser(metrics: Dict[str, Any]) -> Shown:
+def rows_of_the_browser(metrics: dict[str, Any]) -> Shown:
     pytest.importorskip("vtk")
     from DeepRegAttentionLib.viewer.measures import table_entries
 
@@ -112,7 +112,7 @@ def test_every_way_shows_the_same_rows(way) -> None:
     assert list(way(FOUND).items()) == list(expected.items())
 
 
-def by_key(metrics: Dict[str, Any], section: str) -> Dict[str, measures.Row]:
+def by_key(metrics: dict[str, Any], section: str) -> dict[str, measures.Row]:
     return {row.key: row for row in measures.rows(metrics) if row.section == section}
 
 
@@ -178,7 +178,7 @@ def test_numbers_that_do_not_exist_are_dashes() -> None:
     assert [measures.number(value, 3) for value in (0.12345, None, math.nan)] == ["0.123", "–", "–"]
 
 
-def parts(metrics: Dict[str, Any]) -> List[str]:
+def parts(metrics: dict[str, Any]) -> list[str]:
     return measures.summary_text(metrics).split(" · ")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,16 +87,16 @@ def test_what_a_network_inferred_can_be_judged(objective: Objective) -> None:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Tuple[sitk.Image, sitk.Image]:
+def pair() -> tuple[sitk.Image, sitk.Image]:
     return blob_image(), blob_image(shift=(3.0, -2.0, 2.0))
 
 
 @pytest.fixture
-def wrong_model(pair: Tuple[sitk.Image, sitk.Image], tmp_path: Any) -> ModelFile:
+def wrong_model(pair: tuple[sitk.Image, sitk.Image], tmp_path: Any) -> ModelFile:
     """As large as the objects, and moves nothing: its last layers are still zero."""
     shipped = find_model("brain-t1-drivenmorph").info
     extent = foreground_extent(pair[0])
-    changes: Dict[str, Any] = {"name": "untrained", "extent_mm": extent, "background": None, "spacing": 2.5}
+    changes: dict[str, Any] = {"name": "untrained", "extent_mm": extent, "background": None, "spacing": 2.5}
     info = dataclasses.replace(shipped, configuration={"channels": [4, 8], "radius": 1}, **changes)
     torch.manual_seed(0)
     save_model(build_network(info.network, info.configuration), info, tmp_path / "untrained.safetensors")
@@ -107,7 +107,7 @@ OPEN = RegistrationOptions(prealign="none", spacing=2.5)
 
 
 def test_a_model_that_explains_too_little_is_dropped_and_the_result_says_so(
-    pair: Tuple[sitk.Image, sitk.Image], wrong_model: ModelFile, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[sitk.Image, sitk.Image], wrong_model: ModelFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(method_module, "list_models", lambda: [wrong_model])
     result = register(*pair, OPEN)
@@ -118,14 +118,14 @@ def test_a_model_that_explains_too_little_is_dropped_and_the_result_says_so(
 
 
 def test_who_asks_for_a_model_gets_its_answer_whatever_it_explains(
-    pair: Tuple[sitk.Image, sitk.Image], wrong_model: ModelFile
+    pair: tuple[sitk.Image, sitk.Image], wrong_model: ModelFile
 ) -> None:
     result = register(*pair, dataclasses.replace(OPEN, model=str(wrong_model.path)))
     assert result.metrics["model"]["name"] == "untrained"
 
 
 def test_the_next_model_is_tried_before_none(
-    pair: Tuple[sitk.Image, sitk.Image], wrong_model: ModelFile, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[sitk.Image, sitk.Image], wrong_model: ModelFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = dataclasses.replace(wrong_model.info, name="second", anatomy="another organ")
     monkeypatch.setattr(
@@ -142,7 +142,7 @@ def test_the_next_model_is_tried_before_none(
 # Real images
 
 
-def heart(patient: int) -> List[sitk.Image]:
+def heart(patient: int) -> list[sitk.Image]:
     """End-diastole and end-systole and their labels, in a field of view as the scanner gives it."""
     folder = real_data("acdc") / f"patient{patient:03d}"
     facts = dict(line.split(": ") for line in (folder / "Info.cfg").read_text().splitlines() if ": " in line)

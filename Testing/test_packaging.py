@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from typing import List
 
 import pytest
 from helpers.places import MODULE, REPOSITORY
@@ -19,13 +18,13 @@ HOMEPAGE = "https://github.com/DeepRegAttention/SlicerDeepRegAttention"
 RAW = "https://raw.githubusercontent.com/DeepRegAttention/SlicerDeepRegAttention/main/"
 
 
-def listed(variable: str) -> List[str]:
+def listed(variable: str) -> list[str]:
     """The entries of a list of the module's CMakeLists.txt."""
     (content,) = re.findall(rf"set\({variable}\n(.*?)\n\s*\)", LISTS, re.DOTALL)
     return content.replace("${MODULE_NAME}", "DeepRegAttention").split()
 
 
-def files(folder: str, *endings: str) -> List[str]:
+def files(folder: str, *endings: str) -> list[str]:
     """Files of the module, relative to it; those that Python makes are left out."""
     found = (path for path in (MODULE / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return sorted(path.relative_to(MODULE).as_posix() for path in found if not endings or path.suffix in endings)
@@ -143,7 +142,7 @@ sys.modules["slicer.parameterNodeWrapper"].parameterNodeWrapper = lambda kind: k
 """
 
 
-def shipped_for_slicer() -> List[str]:
+def shipped_for_slicer() -> list[str]:
     return [
         "DeepRegAttention.py",
         *files("DeepRegAttentionLib/panel", ".py"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -194,7 +194,7 @@ def test_more_weight_is_smoother() -> None:
 
 def test_stops_once_nothing_improves() -> None:
     known = pair()
-    calls: List[float] = []
+    calls: list[float] = []
     refine(
         Objective(known.fixed, known.fixed, similarity="mse"),
         torch.zeros_like(known.truth),
@@ -207,7 +207,7 @@ def test_stops_once_nothing_improves() -> None:
 @pytest.mark.parametrize("from_zero", [True, False])
 def test_progress_rises_to_one(from_zero: bool) -> None:
     known = pair()
-    calls: List[float] = []
+    calls: list[float] = []
     start = None if from_zero else torch.zeros_like(known.truth)
     refine(Objective(known.fixed, known.moving), start, 4, calls.append)
     assert calls == sorted(calls)
@@ -219,7 +219,7 @@ def test_progress_that_raises_stops_it() -> None:
     class Stopped(Exception):  # noqa: N818
         pass
 
-    calls: List[float] = []
+    calls: list[float] = []
 
     def stop(fraction: float) -> None:
         calls.append(fraction)

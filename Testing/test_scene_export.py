@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict
 
 import numpy as np
 import pytest
@@ -130,7 +129,7 @@ def test_what_cannot_be_written_is_refused_with_a_sentence(scene, pair, tmp_path
 # Structures
 
 
-def segmentation_of(scene, reference, boxes: Dict[str, tuple]):
+def segmentation_of(scene, reference, boxes: dict[str, tuple]):
     """A segmentation on the grid of a volume; a box is a slice for each of k, j, i."""
     node = add_node(scene, "vtkMRMLSegmentationNode", "segments")
     node.CreateDefaultDisplayNodes()

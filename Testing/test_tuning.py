@@ -6,7 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 import optuna
@@ -27,7 +27,7 @@ from helpers import training
 from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
-CONFIGURATION: Dict[str, Any] = {
+CONFIGURATION: dict[str, Any] = {
     **training.CONFIGURATION,
     "configuration": {"channels": [4, 8], "spatially_varying": True},
     "tune": {

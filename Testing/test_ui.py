@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, Set
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -101,14 +102,14 @@ def panel() -> Iterator[QWidget]:
     application.processEvents()
 
 
-def classes() -> Dict[str, str]:
+def classes() -> dict[str, str]:
     """Class of each widget of the ``.ui``, by name."""
     return {node.get("name", ""): node.get("class", "") for node in ElementTree.parse(UI).iter("widget")}
 
 
-def used_names() -> Set[str]:
+def used_names() -> set[str]:
     """Every ``ui.name`` in the panel's code, and what its tables of widgets name."""
-    names: Set[str] = set()
+    names: set[str] = set()
     for path in PANEL.glob("*.py"):
         text = path.read_text(encoding="utf-8")
         names |= set(re.findall(r"\b_?ui\.(\w+)", text))
@@ -119,7 +120,7 @@ def used_names() -> Set[str]:
     return names
 
 
-def bound(table: str) -> Dict[str, str]:
+def bound(table: str) -> dict[str, str]:
     """A table of ``parameters.py``: widget by parameter."""
     tree = ast.parse((PANEL / "parameters.py").read_text(encoding="utf-8"))
     found = {getattr(n.targets[0] if isinstance(n, ast.Assign) else n.target, "id", ""): n for n in tree.body
@@ -128,7 +129,7 @@ def bound(table: str) -> Dict[str, str]:
     return ast.literal_eval(node.value)
 
 
-def parameters() -> Dict[str, str]:
+def parameters() -> dict[str, str]:
     """Type of each parameter, as written."""
     tree = ast.parse((PANEL / "parameters.py").read_text(encoding="utf-8"))
     (kind,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Parameters"]
@@ -145,7 +146,7 @@ def test_every_widget_that_the_code_uses_is_in_the_ui(panel: QWidget) -> None:
     assert missing == []
 
 
-def settings_names() -> Set[str]:
+def settings_names() -> set[str]:
     return {"model_file", "similarity", "regularization", "regularization_map", "landmark_weight"}
 
 

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ class Server:
         assert found, log.read_text()
         self.url = found.group()
 
-    def sessions(self) -> List[Path]:
+    def sessions(self) -> list[Path]:
         return sorted(self.temporary.glob("deepreg-view-*"))
 
     def stop(self) -> None:
@@ -108,8 +109,8 @@ def page(chromium: Any, server: Server) -> Iterator[Any]:
 def open_page(chromium: Any, server: Server) -> Iterator[Any]:
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
-    asked: List[str] = []
-    wrong: List[str] = []
+    asked: list[str] = []
+    wrong: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(server.url)
@@ -184,12 +185,12 @@ def download(page: Any, kind: str, path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What the first test leaves for the later ones."""
     return {}
 
 
-def test_the_whole_job_in_the_browser(page: Any, folder: Path, tmp_path: Path, made: Dict[str, Path]) -> None:
+def test_the_whole_job_in_the_browser(page: Any, folder: Path, tmp_path: Path, made: dict[str, Path]) -> None:
     assert "fixed" in page.inner_text("#register").lower()
     choose(page, "fixed", FIXED)
     assert "moving" in page.inner_text("#register").lower()
@@ -305,7 +306,7 @@ def test_two_browsers_do_not_see_each_other(page: Any, chromium: Any, server: Se
     assert page.inner_text("#chosen-fixed").strip() == FIXED
 
 
-def test_a_result_is_opened_from_its_folder(page: Any, folder: Path, made: Dict[str, Path]) -> None:
+def test_a_result_is_opened_from_its_folder(page: Any, folder: Path, made: dict[str, Path]) -> None:
     if "result" not in made:
         pytest.skip("the registration before this failed")
     page.click("#browse-fixed")
@@ -318,7 +319,7 @@ def test_a_result_is_opened_from_its_folder(page: Any, folder: Path, made: Dict[
     assert settled(page, "DeepRegFixed").std() > 20
 
 
-def test_view_with_a_folder_shows_it_at_once(chromium: Any, tmp_path: Path, made: Dict[str, Path]) -> None:
+def test_view_with_a_folder_shows_it_at_once(chromium: Any, tmp_path: Path, made: dict[str, Path]) -> None:
     if "result" not in made:
         pytest.skip("the registration before this failed")
     server = Server(tmp_path / "server.txt", str(made["result"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import Tuple
 
 import pytest
 import SimpleITK as sitk
@@ -15,7 +14,7 @@ from DeepRegAttentionLib.viewer.access import Access, require_one_file, safe_nam
 from hypothesis import given
 from hypothesis import strategies as st
 
-Folders = Tuple[Path, Path]
+Folders = tuple[Path, Path]
 
 
 @pytest.fixture

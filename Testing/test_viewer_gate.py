@@ -9,8 +9,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Dict, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -52,7 +53,7 @@ def visit(what: Visit, **service: Any) -> None:
     asyncio.run(run())
 
 
-def origin(address: str) -> Dict[str, str]:
+def origin(address: str) -> dict[str, str]:
     return {"Origin": address.split("/?")[0]}
 
 

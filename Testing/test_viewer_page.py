@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Iterator, List, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import pytest
@@ -85,9 +86,9 @@ def state(loop: asyncio.AbstractEventLoop, viewer: Viewer, folder: Path) -> Any:
     return viewer._page.state
 
 
-def nodes(viewer: Viewer) -> Dict[str, int]:
+def nodes(viewer: Viewer) -> dict[str, int]:
     """How many nodes of each class the scene has, but for what only keeps colours or places."""
-    count: Dict[str, int] = {}
+    count: dict[str, int] = {}
     scene = viewer._page.stage.scene
     for n in range(scene.GetNumberOfNodes()):
         name = scene.GetNthNode(n).GetClassName()
@@ -175,7 +176,7 @@ def test_the_deformation_is_drawn_on_the_warped_image_and_in_3d_alone(
     ],
 )
 def test_a_result_without_its_images_is_shown_all_the_same(
-    viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop, inputs: Dict[str, str], reason: str
+    viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop, inputs: dict[str, str], reason: str
 ) -> None:
     metrics = folder / "result" / "metrics.json"
     whole = metrics.read_text()
@@ -214,9 +215,9 @@ def test_a_model_is_one_of_the_list(viewer: Viewer, state: Any, model: str) -> N
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> List[Job]:
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Every job that is asked for; each is refused for want of consent while there is something undecided."""
-    asked: List[Job] = []
+    asked: list[Job] = []
 
     async def events(client: WorkerClient, job: Job) -> AsyncIterator[Event]:
         asked.append(job)
@@ -229,7 +230,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> List[Job]:
 
 @pytest.mark.parametrize("agreed", [True, False])
 def test_a_restricted_licence_is_asked_about_once(
-    viewer: Viewer, state: Any, loop: asyncio.AbstractEventLoop, jobs: List[Job], agreed: bool
+    viewer: Viewer, state: Any, loop: asyncio.AbstractEventLoop, jobs: list[Job], agreed: bool
 ) -> None:
     tab = viewer._register_tab
     tab._consents = Consents(tab._models, {}, tab._put_question)
@@ -245,7 +246,7 @@ def test_a_restricted_licence_is_asked_about_once(
 
 
 def test_a_model_that_is_refused_by_name_is_not_used(
-    viewer: Viewer, state: Any, loop: asyncio.AbstractEventLoop, jobs: List[Job]
+    viewer: Viewer, state: Any, loop: asyncio.AbstractEventLoop, jobs: list[Job]
 ) -> None:
     tab = viewer._register_tab
     tab._consents = Consents(tab._models, {}, tab._put_question)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List, Tuple
 
 import pytest
 from DeepRegAttentionLib.engine import options
@@ -21,7 +20,7 @@ from DeepRegAttentionLib.terms.wording import button_text, device_text, progress
 # Models
 
 
-def models() -> List[ModelInfo]:
+def models() -> list[ModelInfo]:
     return [model.info for model in list_models()]
 
 
@@ -64,7 +63,7 @@ def test_the_measured_accuracy_is_shown() -> None:
         (options.SIMILARITIES, choices.similarity_choices()),
     ],
 )
-def test_every_value_of_the_engine_can_be_chosen_in_words(values: Tuple[str, ...], listed: List[Choice]) -> None:
+def test_every_value_of_the_engine_can_be_chosen_in_words(values: tuple[str, ...], listed: list[Choice]) -> None:
     assert sorted(choice.value for choice in listed) == sorted(values)
     assert len({choice.text for choice in listed}) == len(values)
 

@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ from DeepRegAttentionLib.terms.inputs import Inputs
 from helpers.images import blob_image
 from helpers.places import MODULE
 
-FAST: Dict[str, Any] = {"model": "none", "prealign": "none", "refine": 2, "spacing": 5.0, "threads": 1}
+FAST: dict[str, Any] = {"model": "none", "prealign": "none", "refine": 2, "spacing": 5.0, "threads": 1}
 NETWORK = {**FAST, "model": "brain-t1-drivenmorph", "refine": 1}
 
 # Files in the folder of a job make things go wrong, or slow, in it. All else is the worker as it is.
@@ -82,8 +82,8 @@ class Client:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments], env=environment, stdin=-1, stdout=-1, stderr=errors
             )
-        self.events: List[Event] = []
-        self.strays: List[bytes] = []
+        self.events: list[Event] = []
+        self.strays: list[bytes] = []
         self._new: queue.Queue[Event] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -118,7 +118,7 @@ class Client:
         self.send(asked)
         return self.next(*ENDINGS, id=asked.id)
 
-    def of(self, id: str, kind: str) -> List[Event]:
+    def of(self, id: str, kind: str) -> list[Event]:
         return [event for event in self.events if (event.id, event.event) == (id, kind)]
 
     def end(self) -> int:
@@ -160,7 +160,7 @@ def worker(shared) -> Client:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Dict[str, str]:
+def images(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("images")
     pair = {"fixed": blob_image(), "moving": blob_image(size=(40, 40, 30), degrees=(5, 10, -9), shift=(2, 1, -2))}
     paths = {}
@@ -177,7 +177,7 @@ def make_job(images, tmp_path, request):
     """A job on the two images, with these mishaps in its folder."""
     count = 0
 
-    def _make(options: Dict[str, Any], *mishaps: str, files: tuple = ("fixed", "moving"), **more: Any) -> Job:
+    def _make(options: dict[str, Any], *mishaps: str, files: tuple = ("fixed", "moving"), **more: Any) -> Job:
         nonlocal count
         count += 1
         folder = tmp_path / f"job {count}"
@@ -190,7 +190,7 @@ def make_job(images, tmp_path, request):
     return _make
 
 
-def files_in(folder: str) -> List[str]:
+def files_in(folder: str) -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
 

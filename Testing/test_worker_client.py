@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable
 
 import pytest
 import SimpleITK as sitk
@@ -37,8 +38,8 @@ class PlayedProcess:
     on_ended: Callable[[int, bool], None]
 
     def __init__(self) -> None:
-        self.commands: List[Any] = []
-        self.calls: List[str] = []
+        self.commands: list[Any] = []
+        self.calls: list[str] = []
         self.ends_when_asked = True
 
     def start(self) -> None:
@@ -68,10 +69,10 @@ class Stage:
     """A client, the processes that it started, and a clock that the test moves."""
 
     def __init__(self) -> None:
-        self.processes: List[PlayedProcess] = []
-        self.timers: List[Tuple[int, Callable[[], None]]] = []
-        self.heard: List[Event] = []
-        self.states: List[State] = []
+        self.processes: list[PlayedProcess] = []
+        self.timers: list[tuple[int, Callable[[], None]]] = []
+        self.heard: list[Event] = []
+        self.states: list[State] = []
         self.client = WorkerClient(self._new, lambda ms, call: self.timers.append((ms, call)))
         self.client.changed.connect(lambda: self.states.append(self.client.state))
 
@@ -100,7 +101,7 @@ class Stage:
         for _, call in timers:
             call()
 
-    def endings(self) -> List[str]:
+    def endings(self) -> list[str]:
         return [event.event for event in self.heard if event.event in ENDINGS]
 
 
@@ -183,7 +184,7 @@ def test_output_comes_in_any_pieces_and_with_strangers(stage: Stage) -> None:
 
 
 def test_the_log_comes_in_lines(stage: Stage) -> None:
-    lines: List[str] = []
+    lines: list[str] = []
     stage.client.logged.connect(lines.append)
     stage.started().process.on_log(b"one\r\ntw")
     stage.process.on_log(b"o \xff\n")
@@ -200,7 +201,7 @@ def test_one_job_at_a_time(stage: Stage) -> None:
 
 def test_the_next_job_may_be_submitted_when_one_ends(stage: Stage) -> None:
     stage.started()
-    following: List[Event] = []
+    following: list[Event] = []
     stage.client.submit(JOB, lambda event: stage.client.submit(Job("two", JOB.inputs, "o"), following.append))
     stage.process.say("done", id="one")
     stage.process.say("done", id="two")
@@ -211,7 +212,7 @@ def test_the_next_job_may_be_submitted_when_one_ends(stage: Stage) -> None:
 
 
 def test_questions_are_answered_also_while_a_job_runs(stage: Stage) -> None:
-    answers: List[Event] = []
+    answers: list[Event] = []
     question = DeviceQuestion((4, 5, 6), (1.0, 1.0, 2.0))
     stage.client.ask(question, answers.append)
     stage.process.say("ready")
@@ -341,7 +342,7 @@ def test_a_worker_that_ends_while_idle_is_started_by_the_next_job(stage: Stage) 
 
 
 def test_what_is_said_of_no_job_is_for_the_log(stage: Stage) -> None:
-    lines: List[str] = []
+    lines: list[str] = []
     stage.client.logged.connect(lines.append)
     stage.started().process.say("error", code="protocol", message="There is no such command.")
     assert stage.client.trouble is None
@@ -364,7 +365,7 @@ def test_an_old_process_has_no_say(stage: Stage) -> None:
 
 
 def test_shutting_down_ends_the_process_and_then_the_job(stage: Stage) -> None:
-    calls_at_the_end: List[str] = []
+    calls_at_the_end: list[str] = []
     stage.started().client.submit(JOB, lambda event: calls_at_the_end.extend([event.event, *stage.process.calls]))
     stage.client.shutdown()
     assert stage.process.commands[-1] == Shutdown()
@@ -423,7 +424,7 @@ def job(name: str, *said: Any, **options: Any) -> Job:
 
 @pytest.fixture(params=[PlayedGround, AsyncioGround, QtGround])
 def make_ground(request: pytest.FixtureRequest) -> Iterator[Callable[..., Ground]]:
-    grounds: List[Ground] = []
+    grounds: list[Ground] = []
 
     def make(*command: str) -> Ground:
         grounds.append(request.param(command or (PUPPET,)))
@@ -456,7 +457,7 @@ def test_a_question_is_answered_before_and_during_a_job(ground: Ground) -> None:
 
 
 def test_the_log_is_passed_on(ground: Ground) -> None:
-    lines: List[str] = []
+    lines: list[str] = []
     ground.client.logged.connect(lines.append)
     ground.do(ground.client.warm_up)
     ground.until(lambda: len(lines) == 2)
@@ -532,7 +533,7 @@ def test_a_python_that_is_not_there_is_said() -> None:
 def test_the_panels_worker_finds_this_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/before")
     ground = QtGround(("-c", "import sys, DeepRegAttentionLib as a; print(a.__file__, sys.path, file=sys.stderr)"))
-    lines: List[str] = []
+    lines: list[str] = []
     ground.client.logged.connect(lines.append)
     ground.do(ground.client.warm_up)
     ground.until(lambda: ground.client.state is State.OFF)
@@ -566,7 +567,7 @@ def inputs(tmp_path: Path) -> Inputs:
 def test_the_real_worker_answers_registers_cancels_and_survives_a_crash(
     real: Ground, inputs: Inputs, tmp_path: Path
 ) -> None:
-    answers: List[Event] = []
+    answers: list[Event] = []
     real.do(lambda: real.client.ask(DeviceQuestion(), answers.append))
     quick = {"model": "none", "refine": 2, "prealign": "none"}
     said = real.finish(Job("one", inputs, str(tmp_path / "one"), quick))

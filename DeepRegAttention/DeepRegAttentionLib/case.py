@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import SimpleITK as sitk
 
@@ -76,7 +77,7 @@ def read_case(
     """
     given = {name: Path(path) for name in INPUTS if (path := paths.get(name)) is not None}
     _require_together(given, options or RegistrationOptions(), spoken)
-    read: Dict[str, Any] = {}
+    read: dict[str, Any] = {}
     for name, path in given.items():
         if progress is not None:
             progress("read", len(read) / len(given))

@@ -9,9 +9,11 @@ x, y and z of a list count voxels from 1 along the image's own i, j and k, k fro
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, Optional, Pattern, Tuple
+from re import Pattern
+from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,7 +25,7 @@ from .engine.metrics import tre
 from .engine.options import RegistrationOptions
 from .engine.registration import register
 
-GEOMETRY: Mapping[int, Tuple[Tuple[int, int, int], float]] = {
+GEOMETRY: Mapping[int, tuple[tuple[int, int, int], float]] = {
     1: ((256, 256, 94), 0.97),
     2: ((256, 256, 112), 1.16),
     3: ((256, 256, 104), 1.15),
@@ -89,7 +91,7 @@ class CaseResult:
     seconds: float
 
 
-def find_cases(folder: Path, numbers: Optional[Iterable[int]] = None) -> List[CaseFiles]:
+def find_cases(folder: Path, numbers: Optional[Iterable[int]] = None) -> list[CaseFiles]:
     """The cases in a folder and its subfolders, in whatever case their names are written.
 
     Parameters
@@ -122,17 +124,17 @@ def _known(number: int) -> int:
     return number
 
 
-def _present(files: List[Path]) -> List[int]:
+def _present(files: list[Path]) -> list[int]:
     return [n for n in GEOMETRY if any(_matching(files, _IMAGE, n, phase) for phase in _PHASES.values())]
 
 
-def _matching(files: List[Path], pattern: str, case: int, phase: str) -> List[Path]:
+def _matching(files: list[Path], pattern: str, case: int, phase: str) -> list[Path]:
     expression: Pattern[str] = re.compile(pattern.format(case=case, phase=phase), re.IGNORECASE)
     return [path for path in files if expression.fullmatch(path.name)]
 
 
-def _case_files(number: int, files: List[Path], folder: Path) -> CaseFiles:
-    found: Dict[str, Path] = {}
+def _case_files(number: int, files: list[Path], folder: Path) -> CaseFiles:
+    found: dict[str, Path] = {}
     for role, phase in _PHASES.items():
         images = _matching(files, _IMAGE, number, phase)
         if len(images) != 1:
@@ -206,12 +208,12 @@ def snap_to_voxels(landmarks: Landmarks, image: sitk.Image) -> Landmarks:
     return landmarks_from_voxels(Landmarks(np.rint(nearest), landmarks.names), image)
 
 
-def mean_over_cases(results: List[CaseResult]) -> Dict[str, float]:
+def mean_over_cases(results: list[CaseResult]) -> dict[str, float]:
     """Mean of each measure over the cases, all cases counting the same: the last row of published tables."""
     names = [field.name for field in fields(CaseResult) if field.name != "case"]
     return {name: float(np.mean([getattr(result, name) for result in results])) for name in names}
 
 
-def _mean_and_sd(distances: np.ndarray) -> Tuple[float, float]:
+def _mean_and_sd(distances: np.ndarray) -> tuple[float, float]:
     # With n - 1, the distances of the given landmarks have the published standard deviations.
     return float(distances.mean()), float(distances.std(ddof=1))

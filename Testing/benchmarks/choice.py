@@ -11,8 +11,9 @@ displacement in mm), the similarity and the seconds of network and refinement.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -150,7 +151,7 @@ def _error(truth: np.ndarray, inside: np.ndarray, grid: sitk.Image) -> Callable[
     return score
 
 
-KINDS: Dict[str, Callable[[Path], Iterator[Pair]]] = {
+KINDS: dict[str, Callable[[Path], Iterator[Pair]]] = {
     "brain": brains,
     "brain, inverted": lambda data: brains(data, inverted=True),
     "hippocampus": hippocampi,
@@ -160,7 +161,7 @@ KINDS: Dict[str, Callable[[Path], Iterator[Pair]]] = {
 }
 
 
-def row(kind: str, way: str, pairs: List[Pair], accepted: tuple[str, ...]) -> str:
+def row(kind: str, way: str, pairs: list[Pair], accepted: tuple[str, ...]) -> str:
     """One line of the table: the means over the pairs."""
     options = RegistrationOptions(prealign="none", maps=False, accepted_licences=accepted, **WAYS[way])
     results = [register(pair.fixed, pair.moving, options) for pair in pairs]
@@ -171,12 +172,12 @@ def row(kind: str, way: str, pairs: List[Pair], accepted: tuple[str, ...]) -> st
     return f"| {kind} | {way} | {', '.join(sorted(models))} | {numbers} |"
 
 
-def _seconds(results: List[RegistrationResult]) -> float:
+def _seconds(results: list[RegistrationResult]) -> float:
     taken = [result.metrics["seconds"] for result in results]
     return float(np.mean([seconds.get("network", 0.0) + seconds["refine"] for seconds in taken]))
 
 
-def main(arguments: Optional[List[str]] = None) -> None:
+def main(arguments: Optional[list[str]] = None) -> None:
     """Measure, and print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder in which the data sets lie")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Dict, Tuple
 
 import torch
 from DeepRegAttentionLib.training.module import RegistrationTraining
@@ -42,7 +41,7 @@ def step(folder: Path, processes: int) -> None:
         torch.save({name: float(value) for name, value in trainer.callback_metrics.items()}, folder / METRICS)
 
 
-def taken_from(folder: Path) -> Tuple[Dict[str, Tensor], Dict[str, float]]:
+def taken_from(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The gradients and the metrics that a step has left, which are gone then."""
     gradients, metrics = (torch.load(folder / name, weights_only=True) for name in (GRADIENTS, METRICS))
     for name in (GRADIENTS, METRICS):

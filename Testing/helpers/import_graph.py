@@ -5,12 +5,10 @@ Every arrow points from a part to one that it imports, downwards. Those that a l
 
 from __future__ import annotations
 
-from typing import Dict, List, Set, Tuple
-
 from .imports import edges
 from .places import REPOSITORY
 
-Edge = Tuple[str, str]
+Edge = tuple[str, str]
 PICTURE = REPOSITORY / "docs" / "import-graph.svg"
 WIDTH, ROW, BOX_WIDTH, BOX_HEIGHT = 760, 96, 92, 34
 STYLE = (
@@ -24,7 +22,7 @@ def main() -> None:
     PICTURE.write_text(drawing(edges()), encoding="utf-8")
 
 
-def drawing(graph: Set[Edge]) -> str:
+def drawing(graph: set[Edge]) -> str:
     """The graph as SVG; each arrow carries its edge as ``data-edge``."""
     rows = in_rows(graph)
     middles = {
@@ -45,11 +43,11 @@ def drawing(graph: Set[Edge]) -> str:
     return "\n".join([*head, *arrows, *boxes, "</svg>", ""])
 
 
-def in_rows(graph: Set[Edge]) -> List[List[str]]:
+def in_rows(graph: set[Edge]) -> list[list[str]]:
     """The parts by the length of the longest way down from them; each row in the order of what it imports."""
     levels = {part: _level(part, graph) for edge in graph for part in edge}
-    rows: List[List[str]] = [[] for _ in range(max(levels.values()) + 1)]
-    place: Dict[str, float] = {}
+    rows: list[list[str]] = [[] for _ in range(max(levels.values()) + 1)]
+    place: dict[str, float] = {}
     for level, row in enumerate(rows):
         row += sorted(part for part in levels if levels[part] == level)
         row.sort(key=lambda part: _mean([place[below] for above, below in sorted(graph) if above == part]))
@@ -57,21 +55,21 @@ def in_rows(graph: Set[Edge]) -> List[List[str]]:
     return rows
 
 
-def implied(edge: Edge, graph: Set[Edge]) -> bool:
+def implied(edge: Edge, graph: set[Edge]) -> bool:
     """Whether a longer way leads from the one part to the other."""
     start, end = edge
     return any(_reaches(below, end, graph) for above, below in graph if above == start and below != end)
 
 
-def _level(part: str, graph: Set[Edge]) -> int:
+def _level(part: str, graph: set[Edge]) -> int:
     return max((1 + _level(below, graph) for above, below in graph if above == part), default=0)
 
 
-def _reaches(start: str, end: str, graph: Set[Edge]) -> bool:
+def _reaches(start: str, end: str, graph: set[Edge]) -> bool:
     return start == end or any(_reaches(below, end, graph) for above, below in graph if above == start)
 
 
-def _mean(values: List[float]) -> float:
+def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.5
 
 
@@ -83,7 +81,7 @@ def _box(part: str, x: float, y: float) -> str:
     )
 
 
-def _arrow(edge: Edge, middles: Dict[str, Tuple[float, float]], pale: bool) -> str:
+def _arrow(edge: Edge, middles: dict[str, tuple[float, float]], pale: bool) -> str:
     (x, y), (goal_x, goal_y) = (middles[part] for part in edge)
     y, goal_y = y + BOX_HEIGHT / 2, goal_y - BOX_HEIGHT / 2
     bend = (goal_y - y) * 0.45

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Set, Tuple
+from typing import NamedTuple
 
 from .places import MODULE
 
@@ -27,13 +28,13 @@ def module_name(path: Path, package_root: Path) -> str:
 
 
 @cache
-def imports(path: Path, package_root: Path = MODULE, typing: bool = False) -> Tuple[Import, ...]:
+def imports(path: Path, package_root: Path = MODULE, typing: bool = False) -> tuple[Import, ...]:
     """Every import of a file, relative ones resolved; those for type checkers alone only if asked for."""
     package = list(path.relative_to(package_root).parent.parts)
     return tuple(_imports(ast.parse(path.read_text(encoding="utf-8")), package, True, typing))
 
 
-def _imports(node: ast.AST, package: List[str], at_once: bool, typing: bool) -> Iterator[Import]:
+def _imports(node: ast.AST, package: list[str], at_once: bool, typing: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         if not typing and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
@@ -54,11 +55,11 @@ def part_of(name: str) -> str:
     return pieces[1] if len(pieces) > 1 and pieces[0] == ROOT else ""
 
 
-def source_files() -> List[Path]:
+def source_files() -> list[Path]:
     return sorted(path for path in LIBRARY.rglob("*.py") if path != LIBRARY / "__init__.py")
 
 
-def edges() -> Set[Tuple[str, str]]:
+def edges() -> set[tuple[str, str]]:
     """Each part of the library with each other part that it imports, also inside functions."""
     parts = {path: part_of(module_name(path, MODULE)) for path in source_files()}
     found = {(part, part_of(found.name)) for path, part in parts.items() for found in imports(path)}

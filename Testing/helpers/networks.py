@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Dict
-
 import torch
 from DeepRegAttentionLib.engine.fields import jacobian_determinant, smooth, warp
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
@@ -32,7 +30,7 @@ def texture(*shape: int, sigma: float = 1.5, seed: int = 0) -> Tensor:
     return (image - image.min()) / (image.max() - image.min())
 
 
-def hippocampus_pair() -> Dict[str, Tensor]:
+def hippocampus_pair() -> dict[str, Tensor]:
     """A real pair of different subjects at 2 mm with its labels, as a batch of one."""
     cases = find_cases(real_data("hippocampus"))
     cases = [case for case in cases if case.labels is not None][:2]
@@ -40,7 +38,7 @@ def hippocampus_pair() -> Dict[str, Tensor]:
     return {name: value[None] for name, value in dataset[0].items()}
 
 
-def train(network: nn.Module, batch: Dict[str, Tensor], weights: LossWeights, steps: int, rate: float = 4e-3) -> None:
+def train(network: nn.Module, batch: dict[str, Tensor], weights: LossWeights, steps: int, rate: float = 4e-3) -> None:
     network.to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     for _ in range(steps):

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Optional
 
 LOG = b"one\r\ntwo \xff\n"
 NOISE = b"a library says hello\n\xff\xfe\n" + b"x" * 100_000 + b'\n{"event": "done", "id": "another"}\n'
@@ -42,11 +42,11 @@ class Puppet:
             self._say(event="ready")
 
     def take(self, line: bytes) -> None:
-        command: Dict[str, Any] = json.loads(line)
+        command: dict[str, Any] = json.loads(line)
         if not self.deaf:
             getattr(self, f"_{command['command']}")(command)
 
-    def _register(self, command: Dict[str, Any]) -> None:
+    def _register(self, command: dict[str, Any]) -> None:
         self._job, options = command["id"], command["options"]
         self.deaf = options.get("deaf", False)
         for event in options.get("say", []):
@@ -57,14 +57,14 @@ class Puppet:
         if "crash" in options:
             self._end(None)
 
-    def _cancel(self, command: Dict[str, Any]) -> None:
+    def _cancel(self, command: dict[str, Any]) -> None:
         assert command["id"] == self._job
         self._say(event="cancelled", id=self._job)
 
-    def _device(self, command: Dict[str, Any]) -> None:
+    def _device(self, command: dict[str, Any]) -> None:
         self._say(event="done", id=command["id"], devices={"asked": command})
 
-    def _shutdown(self, command: Dict[str, Any]) -> None:
+    def _shutdown(self, command: dict[str, Any]) -> None:
         self._end(0)
 
     def _say(self, **event: Any) -> None:

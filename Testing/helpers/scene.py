@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ class SliceView(ThreeDView):
         middle = bounds.reshape(3, 2).mean(axis=1) if point is None else point
         self.node.JumpSlice(*middle)
 
-    def pixel_of(self, point: np.ndarray) -> Tuple[int, int]:
+    def pixel_of(self, point: np.ndarray) -> tuple[int, int]:
         """Row and column in the picture of a RAS point."""
         to_xy = vtk.vtkMatrix4x4()
         vtk.vtkMatrix4x4.Invert(self.node.GetXYToRAS(), to_xy)
@@ -105,7 +105,7 @@ def add_volume(scene, image: sitk.Image, name: str, folder: Path):
     return node
 
 
-def known_transform(fixed: sitk.Image, scale: float = 4.0) -> Tuple[sitk.Transform, sitk.Transform]:
+def known_transform(fixed: sitk.Image, scale: float = 4.0) -> tuple[sitk.Transform, sitk.Transform]:
     """From fixed to moving points: a smooth deformation on a coarse oblique grid, then an affine map; the inverse."""
     linear = sitk.AffineTransform(3)
     linear.SetMatrix((1.06, 0.05, 0.0, -0.04, 0.95, 0.02, 0.0, -0.03, 1.03))
@@ -149,7 +149,7 @@ def _like(values: np.ndarray, image: sitk.Image, vector: bool = False) -> sitk.I
     return made
 
 
-def synthetic_images() -> Tuple[sitk.Image, sitk.Image]:
+def synthetic_images() -> tuple[sitk.Image, sitk.Image]:
     """Fixed and moving: oblique, anisotropic, off-centre, each on its own grid."""
     fixed = blob_image()
     moving = blob_image((40, 42, 26), (1.4, 1.2, 2.9), (-8.0, 15.0, -24.0), (34.0, -55.0, 110.0), shift=(2, -1, 1))
@@ -197,7 +197,7 @@ def to_lps(point) -> np.ndarray:
     return np.asarray(point) * FLIP
 
 
-def points_inside(image: sitk.Image, count: int, seed: int = 0, margin: float = 0.15) -> List[np.ndarray]:
+def points_inside(image: sitk.Image, count: int, seed: int = 0, margin: float = 0.15) -> list[np.ndarray]:
     """LPS points well inside an image."""
     rng = np.random.default_rng(seed)
     size = np.array(image.GetSize()) - 1

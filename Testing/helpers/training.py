@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -14,7 +14,7 @@ from DeepRegAttentionLib.training.options import TrainingOptions
 from .images import blob_image
 
 SHIFTS = [(0, 0, 0), (4, 0, 2), (0, -4, 0), (2, 2, -4), (-3, 1, 1)]
-CONFIGURATION: Dict[str, Any] = {
+CONFIGURATION: dict[str, Any] = {
     "name": "tiny",
     "network": "drivenmorph",
     "configuration": {"channels": [4, 8]},

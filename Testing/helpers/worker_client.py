@@ -9,8 +9,9 @@ import sys
 import time
 import types
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Deque, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional
 from unittest import mock
 
 from DeepRegAttentionLib.jobs import client as jobs_client
@@ -35,8 +36,8 @@ class Ground:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.command, self.interpreter = command, sys.executable
-        self.processes: List[Any] = []
-        self.heard: List[Event] = []
+        self.processes: list[Any] = []
+        self.heard: list[Event] = []
         self.client = WorkerClient(self._new, self._later)
 
     def do(self, call: Callable[[], Any]) -> Any:
@@ -53,7 +54,7 @@ class Ground:
             assert time.monotonic() < end, "waited in vain"
             self._let_happen()
 
-    def finish(self, job: Job) -> List[Event]:
+    def finish(self, job: Job) -> list[Event]:
         """Have a job done; all that was said of it."""
         self.submit(job)
         self.until(lambda: not self.client.busy)
@@ -87,7 +88,7 @@ class PuppetProcess:
     on_log: Callable[[bytes], None]
     on_ended: Callable[[int, bool], None]
 
-    def __init__(self, events: Deque[Callable[[], None]], command: Sequence[str]) -> None:
+    def __init__(self, events: deque[Callable[[], None]], command: Sequence[str]) -> None:
         self._events, self._command = events, command
         self._puppet = Puppet(self._say, self._end)
         self._has_ended = False
@@ -130,8 +131,8 @@ class PlayedGround(Ground):
 
     def __init__(self, command: Sequence[str]) -> None:
         super().__init__(command)
-        self._events: Deque[Callable[[], None]] = deque()
-        self._timers: Deque[Callable[[], None]] = deque()
+        self._events: deque[Callable[[], None]] = deque()
+        self._timers: deque[Callable[[], None]] = deque()
 
     def _make(self) -> Process:
         return PuppetProcess(self._events, self.command)
@@ -192,7 +193,7 @@ class QtGround(Ground):
         time.sleep(0.005)
 
 
-def with_qt() -> Tuple[Any, Any]:
+def with_qt() -> tuple[Any, Any]:
     """The module ``qt`` of 3D Slicer, as far as the panel's process needs it, and that process's module anew."""
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     from PySide6 import QtCore, QtWidgets

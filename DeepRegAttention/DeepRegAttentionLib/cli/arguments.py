@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, List, Optional
+from typing import Annotated, Optional
 
 import typer
 from typer.models import OptionInfo
@@ -30,7 +30,7 @@ def _option(help: str, panel: str, *names: str, default: Optional[str] = None) -
     return option
 
 
-def _choice(help: str, choices: List[Choice], panel: str, default: str) -> OptionInfo:
+def _choice(help: str, choices: list[Choice], panel: str, default: str) -> OptionInfo:
     known = ", ".join(f"{choice.value} ({phrase_of(choices, choice.value)})" for choice in choices)
     return _option(f"{help}: {known}.", panel, default=default)
 
@@ -61,7 +61,7 @@ Model = Annotated[
     ),
 ]
 AcceptLicence = Annotated[
-    Optional[List[str]],
+    Optional[list[str]],
     _option(
         "Name of a model with a restricted licence that may be chosen for the images, too (see “models”); "
         "repeatable. Naming it with --model accepts its licence as well.",

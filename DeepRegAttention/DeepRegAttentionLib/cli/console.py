@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import traceback
 import warnings
+from collections.abc import Iterator
 from contextlib import ContextDecorator, contextmanager
 from types import TracebackType
-from typing import Dict, Iterator, Optional, Type
+from typing import Optional
 
 import typer
 from rich.console import Console
@@ -46,7 +47,7 @@ class ReadableErrors(ContextDecorator):
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
+        kind: Optional[type[BaseException]],
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
@@ -116,7 +117,7 @@ class StageProgress:
         columns = SpinnerColumn(), TextColumn("{task.description:<20}"), BarColumn(), TimeRemainingColumn()
         plain = not messages.is_terminal
         self._bars = Progress(*columns, console=messages, transient=True, disable=plain)
-        self._tasks: Dict[str, TaskID] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> StageProgress:
         self._bars.start()

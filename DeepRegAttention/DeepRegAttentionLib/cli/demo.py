@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Dict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -72,7 +72,7 @@ def tissue_map(grey: sitk.Image, white: sitk.Image) -> sitk.Image:
 
 def tissue_overlap(
     result: RegistrationResult, moving: sitk.Image, fixed_tissues: sitk.Image
-) -> Dict[str, Dict[str, float]]:
+) -> dict[str, dict[str, float]]:
     """Dice of grey and white matter before, after the linear and after the whole alignment.
 
     The tissues of the moving image are those of :func:`~..engine.metrics.tissue_classes`; both images lie in
@@ -94,7 +94,7 @@ def tissue_overlap(
     return overlap
 
 
-def read_label_names(path: Path) -> Dict[int, str]:
+def read_label_names(path: Path) -> dict[int, str]:
     """Names by label value, from lines that begin with both."""
     rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     return {int(row[0]): row[1] for row in rows}

@@ -6,7 +6,7 @@ import csv
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, List, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich import box
@@ -84,21 +84,21 @@ _OWN = ("folder", "cases", "preset", "as_csv")
 """The arguments of the command that are no options of a registration."""
 
 
-def _numbers(text: str) -> List[int]:
+def _numbers(text: str) -> list[int]:
     try:
         return [int(word) for word in text.replace(",", " ").split()]
     except ValueError as error:
         raise OptionError(f"--cases takes numbers such as 1,2,5; “{text}” is not.") from error
 
 
-def _print_csv(found: List[CaseResult]) -> None:
+def _print_csv(found: list[CaseResult]) -> None:
     rows = [asdict(result) for result in found]
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
 
 
-def results_table(found: List[CaseResult]) -> Table:
+def results_table(found: list[CaseResult]) -> Table:
     """A row for each case and one for their mean, as papers print them."""
     from ..dirlab import mean_over_cases
 
@@ -112,7 +112,7 @@ def results_table(found: List[CaseResult]) -> Table:
     return table
 
 
-def _row(name: str, values: dict[str, float]) -> List[str]:
+def _row(name: str, values: dict[str, float]) -> list[str]:
     pairs = [(values[f"{kind}mean"], values[f"{kind}sd"]) for kind in ("initial_", "", "snapped_")]
     errors = [f"{number(mean, TRE_DECIMALS)} ({number(sd, TRE_DECIMALS)})" for mean, sd in pairs]
     return [name, *errors, number(values["folds_percent"], FOLD_DECIMALS), number(values["seconds"], TIME_DECIMALS)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from typing import Annotated, Any, Dict
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ def info(as_json: AsJson = False) -> None:
     results.print(key_value_table({**devices, **chosen, **versions}))
 
 
-def collect() -> Dict[str, Any]:
+def collect() -> dict[str, Any]:
     """Devices by option value, what ``auto`` chooses, CPU threads, and versions."""
     import numpy as np
     import SimpleITK as sitk

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -23,7 +24,7 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
-def key_value_table(values: Dict[str, str]) -> Table:
+def key_value_table(values: dict[str, str]) -> Table:
     """Names and values, without a frame."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in values.items():

@@ -9,7 +9,7 @@ import sys
 import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, List, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -26,7 +26,7 @@ def view(
         Optional[Path], typer.Argument(metavar="[DIR]", help="Result folder to show; without it, start by choosing.")
     ] = None,
     allow: Annotated[
-        Optional[List[Path]],
+        Optional[list[Path]],
         typer.Option(
             "--folder",
             help="Folder on this computer that the browser may choose images from; may be given several times.",
@@ -81,14 +81,14 @@ def _require_libraries() -> None:
         )
 
 
-def _recorded(folder: Optional[Path]) -> List[Path]:
+def _recorded(folder: Optional[Path]) -> list[Path]:
     """The images that a result was made of: whoever names the result here may see them, too."""
     from ..engine.result_folder import read_metrics, recorded_inputs
 
     return list(recorded_inputs(read_metrics(folder)).values()) if folder is not None else []
 
 
-def _allowed(folders: Optional[List[Path]], host: str) -> List[Path]:
+def _allowed(folders: Optional[list[Path]], host: str) -> list[Path]:
     for folder in folders or []:
         if not folder.is_dir():
             raise OptionError(f"--folder needs a folder; {folder} is none.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, Optional
+from typing import Callable, Optional
 
 Progress = Callable[[str, float], None]
 """Called with a stage (prealign, network, refine, warp, maps; one that is not needed is left out) and the fraction
@@ -28,7 +29,7 @@ class Clock:
     """
 
     progress: Optional[Progress] = None
-    seconds: Dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:

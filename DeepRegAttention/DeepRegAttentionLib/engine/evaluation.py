@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import SimpleITK as sitk
 
@@ -44,7 +44,7 @@ def evaluate_labels(
     }
 
 
-def _overlap(fixed: sitk.Image, warped: sitk.Image, report: Report) -> Dict[str, Any]:
+def _overlap(fixed: sitk.Image, warped: sitk.Image, report: Report) -> dict[str, Any]:
     report(0.0)
     overlap, distance = dice(fixed, warped), hd95(fixed, warped, progress=report)
     return {

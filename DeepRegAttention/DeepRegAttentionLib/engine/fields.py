@@ -7,9 +7,10 @@ fixed point x is found in the moving image.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any, Callable, ContextManager, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _sampling_frame(shape: Tuple[int, ...], device: torch.device) -> Tuple[Tensor, Tensor]:
+def _sampling_frame(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """The identity in ``grid_sample`` coordinates (1, K, J, I, 3), and the factor from voxels to them."""
     axes = [torch.linspace(-1, 1, n, device=device) if n > 1 else torch.zeros(1, device=device) for n in shape]
     frame = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
@@ -273,6 +274,6 @@ def filter_axes(image: Tensor, weights: Sequence[Tensor]) -> Tensor:
         return (weights[0] @ image.flatten(3)).reshape(*image.shape[:2], -1, *image.shape[3:])
 
 
-def full_precision(device: torch.device) -> ContextManager[Any]:
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Suspend autocast: local variances and fields are differences that 8 bits of mantissa cannot hold."""
     return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else nullcontext()

@@ -7,15 +7,16 @@ only place where a displacement in voxels becomes one in millimetres, and back.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional, Sequence, Tuple
+from typing import Callable, Optional
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-Vector = Tuple[float, float, float]
+Vector = tuple[float, float, float]
 Change = Callable[[np.ndarray], np.ndarray]
 
 # Voxels that are averaged at once.
@@ -38,10 +39,10 @@ class Grid:
         Nine numbers, row by row; column n is the direction of axis n in LPS.
     """
 
-    size: Tuple[int, int, int]
+    size: tuple[int, int, int]
     spacing: Vector
     origin: Vector
-    direction: Tuple[float, ...]
+    direction: tuple[float, ...]
 
     @classmethod
     def of(cls, image: sitk.Image) -> Grid:
@@ -49,7 +50,7 @@ class Grid:
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
     @property
-    def shape(self) -> Tuple[int, int, int]:
+    def shape(self) -> tuple[int, int, int]:
         """Size in tensor order (K, J, I)."""
         return self.size[2], self.size[1], self.size[0]
 
@@ -72,14 +73,14 @@ class Grid:
         point: np.ndarray = (self.index_to_point @ np.append((np.array(self.size) - 1) / 2, 1))[:3]
         return point
 
-    def part(self, where: Tuple[slice, slice, slice]) -> Grid:
+    def part(self, where: tuple[slice, slice, slice]) -> Grid:
         """The grid of the voxels between two indices along each axis, in the order k, j, i of arrays."""
         ends = [(cut.start, cut.stop) for cut in reversed(where)]
         first = self.index_to_point @ np.array([*(start for start, _ in ends), 1])
         size = [stop - start for start, stop in ends]
         return Grid((size[0], size[1], size[2]), self.spacing, tuple(first[:3].tolist()), self.direction)
 
-    def covering(self, other: Grid) -> Tuple[slice, slice, slice]:
+    def covering(self, other: Grid) -> tuple[slice, slice, slice]:
         """The voxels of this grid that those of another one, with the same axes, lie between: (k, j, i)."""
         first = np.linalg.inv(self.index_to_point) @ other.index_to_point
         ends = first @ np.array([[0, 0, 0, 1], [*(np.array(other.size) - 1), 1]]).T
@@ -108,7 +109,7 @@ class Lattice:
         Where those voxels lie.
     """
 
-    steps: Tuple[int, int, int]
+    steps: tuple[int, int, int]
     grid: Grid
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import SimpleITK as sitk
 
@@ -43,7 +43,7 @@ def check_guidance(guidance: Guidance, fixed: sitk.Image, moving: sitk.Image) ->
     ImageError
         One of its kinds: something does not fit its image, or its counterpart.
     """
-    given: Dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for name, image in (("fixed_mask", fixed), ("moving_mask", moving)):
         mask = getattr(guidance, name)
         given[name] = None if mask is None else check_mask(mask, image, name.replace("_", " "))

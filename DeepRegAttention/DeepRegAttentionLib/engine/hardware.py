@@ -6,11 +6,12 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Optional
 
 import SimpleITK as sitk
 import torch
@@ -109,7 +110,7 @@ def available_threads() -> int:
     return _threads(None)[0]
 
 
-def _threads(wanted: Optional[int]) -> Tuple[int, int]:
+def _threads(wanted: Optional[int]) -> tuple[int, int]:
     """Of torch and of SimpleITK."""
     if wanted is not None:
         return wanted, wanted
@@ -167,7 +168,7 @@ class Device:
         return f"{self.name}, {free}{self.total_gib:.1f} GiB{' free' if free else ''}"
 
 
-def list_devices() -> Dict[str, Device]:
+def list_devices() -> dict[str, Device]:
     """The usable devices, keyed by option value."""
     free, total = _system_memory()
     devices = {"cpu": Device(f"{_processor()}, {available_threads()} threads", free, total)}
@@ -184,7 +185,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _system_memory() -> Tuple[Optional[float], Optional[float]]:
+def _system_memory() -> tuple[Optional[float], Optional[float]]:
     """Free and total memory of the computer in GiB."""
     if platform.system() == "Linux":
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -195,7 +196,7 @@ def _system_memory() -> Tuple[Optional[float], Optional[float]]:
     return None, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
-def _windows_memory() -> Tuple[Optional[float], Optional[float]]:
+def _windows_memory() -> tuple[Optional[float], Optional[float]]:
     if sys.platform != "win32":
         return None, None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from typing import Any, Optional
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class IntensityRecipe:
 
     low_percentile: float = 0.5
     high_percentile: float = 99.5
-    window: Optional[Tuple[float, float]] = None
+    window: Optional[tuple[float, float]] = None
 
     def __post_init__(self) -> None:
         _require_ascending("The percentiles of an intensity recipe", (self.low_percentile, self.high_percentile))
@@ -97,7 +97,7 @@ def has_background(array: np.ndarray) -> bool:
     return _most_frequent_on_faces(array)[1] >= _BACKGROUND_SHARE
 
 
-def _most_frequent_on_faces(array: np.ndarray) -> Tuple[float, float]:
+def _most_frequent_on_faces(array: np.ndarray) -> tuple[float, float]:
     """The value, and its share of the faces."""
     faces = [face.ravel() for axis in range(array.ndim) for face in _faces(array, axis)]
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
@@ -105,11 +105,11 @@ def _most_frequent_on_faces(array: np.ndarray) -> Tuple[float, float]:
     return float(values[most]), float(counts[most] / counts.sum())
 
 
-def _faces(array: np.ndarray, axis: int) -> Tuple[np.ndarray, np.ndarray]:
+def _faces(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     return array.take(0, axis), array.take(-1, axis)
 
 
-def _foreground_range(array: np.ndarray, recipe: IntensityRecipe) -> Tuple[float, float]:
+def _foreground_range(array: np.ndarray, recipe: IntensityRecipe) -> tuple[float, float]:
     foreground = array[array != background_value(array)]
     if foreground.size:
         # The foreground in its own order, hence the same voxels whatever the padding.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -38,7 +38,7 @@ def jacobian_map(deformation: sitk.DisplacementFieldTransform, grid: Optional[Gr
     return to_image(jacobian_determinant(mm_to_voxels(to_tensor(field), grid)), grid)
 
 
-def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid) -> Dict[str, sitk.Image]:
+def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid) -> dict[str, sitk.Image]:
     """What the network can say for itself, on its working grid.
 
     Returns
@@ -58,7 +58,7 @@ def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid) ->
 
 
 def difference_map(
-    fixed: sitk.Image, moving: sitk.Image, scales: Tuple[Scale, Scale], transform: Optional[sitk.Transform]
+    fixed: sitk.Image, moving: sitk.Image, scales: tuple[Scale, Scale], transform: Optional[sitk.Transform]
 ) -> sitk.Image:
     """Fixed minus moving image, seen through a transform (None: it is there already), each scaled to 0..1.
 
@@ -70,7 +70,7 @@ def difference_map(
     return lattice.grid.place(sitk.GetImageFromArray(np.ascontiguousarray(difference)))
 
 
-def driving_force_statistics(output: Optional[NetworkOutput]) -> Optional[Dict[str, float]]:
+def driving_force_statistics(output: Optional[NetworkOutput]) -> Optional[dict[str, float]]:
     """How the driving force goes with the deformation that it made: cosine and correlation of magnitudes."""
     if output is None or not output.forces:
         return None

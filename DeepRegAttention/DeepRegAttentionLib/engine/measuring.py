@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -27,7 +27,7 @@ class MeasuredPair:
 
     fixed: sitk.Image
     moving: sitk.Image
-    scales: Tuple[Scale, Scale]
+    scales: tuple[Scale, Scale]
     mask: Optional[sitk.Image]
 
     @cached_property
@@ -41,7 +41,7 @@ class MeasuredPair:
                 return lattice
             voxels *= 4
 
-    def similarity(self, transform: Optional[sitk.Transform]) -> Dict[str, float]:
+    def similarity(self, transform: Optional[sitk.Transform]) -> dict[str, float]:
         """How alike the images are when the moving one is seen through a transform."""
         fixed = self.scales[0](self.lattice.of_image(self.fixed))
         moved = self.scales[1](sample_image(self.moving, self.lattice.grid, transform))
@@ -60,13 +60,13 @@ class MeasuredPair:
 
 
 def measure(
-    result: RegistrationResult, pair: MeasuredPair, stages: Dict[str, Optional[sitk.Transform]], report: Report
-) -> Dict[str, Any]:
+    result: RegistrationResult, pair: MeasuredPair, stages: dict[str, Optional[sitk.Transform]], report: Report
+) -> dict[str, Any]:
     """What can be measured without knowing the anatomy, as ``metrics.json`` has it.
 
     ``stages`` are the transforms, fixed to moving points, after which similarity is measured, by their names.
     """
-    alike: Dict[str, Dict[str, float]] = {}
+    alike: dict[str, dict[str, float]] = {}
     for name, transform in stages.items():
         report(len(alike) / 4)
         alike[name] = pair.similarity(transform)
@@ -80,7 +80,7 @@ def measure(
     }
 
 
-def _inverse_consistency(result: RegistrationResult, fixed: sitk.Image) -> Optional[Dict[str, float]]:
+def _inverse_consistency(result: RegistrationResult, fixed: sitk.Image) -> Optional[dict[str, float]]:
     """Over about a thousand points of the fixed image, without its outermost tenth."""
     if result.inverse_transform is None:
         return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional
 
 import SimpleITK as sitk
 
@@ -92,7 +93,7 @@ def _method(
     return Method(model, reason, info.intensity, grid, info.refine if steps is None else steps, weight, otherwise)
 
 
-def _choices(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions) -> List[ModelChoice]:
+def _choices(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions) -> list[ModelChoice]:
     """What is tried, one after the other."""
     if options.model == "none":
         return [ModelChoice(None, "No model was asked for.")]
@@ -107,7 +108,7 @@ def _choices(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions
     return choose_models(fixed, moving, models, Consent(options.accepted_licences, options.undecided_licences))
 
 
-def _with_what_was_dropped(choices: Sequence[ModelChoice]) -> List[ModelChoice]:
+def _with_what_was_dropped(choices: Sequence[ModelChoice]) -> list[ModelChoice]:
     """The choices, each with a sentence on those that it comes after."""
     told = []
     for n, (model, reason) in enumerate(choices):
@@ -161,7 +162,7 @@ def working_voxels(size: Sequence[int], spacing: Sequence[float], options: Regis
     """
     extents = [n * s for n, s in zip(size, spacing)]
     by_size = _spacing_for(size, spacing)
-    grids: List[Tuple[float, int]] = []
+    grids: list[tuple[float, int]] = []
     if options.model in ("auto", "none"):
         grids.append((options.spacing or by_size, _MULTIPLE))
     if options.model != "none":

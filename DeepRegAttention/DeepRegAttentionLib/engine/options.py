@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 from .errors import OptionError, suggestion
 
 MODEL_SUFFIX = ".safetensors"
 """How the path of a model file ends, by which it is told from the name of a model."""
 
-PREALIGNMENTS: Tuple[str, ...] = ("none", "centre", "rigid", "affine")
-SIMILARITIES: Tuple[str, ...] = ("lncc", "mind", "mi", "mse")
-DEVICES: Tuple[str, ...] = ("auto", "cpu", "cuda", "mps")
-PRECISIONS: Tuple[str, ...] = ("auto", "float32", "bfloat16")
+PREALIGNMENTS: tuple[str, ...] = ("none", "centre", "rigid", "affine")
+SIMILARITIES: tuple[str, ...] = ("lncc", "mind", "mi", "mse")
+DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda", "mps")
+PRECISIONS: tuple[str, ...] = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class RegistrationOptions:
     precision: str = "auto"
     maps: bool = True
     threads: Optional[int] = None
-    accepted_licences: Tuple[str, ...] = ()
-    undecided_licences: Tuple[str, ...] = ()
+    accepted_licences: tuple[str, ...] = ()
+    undecided_licences: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_choice("prealign", self.prealign, PREALIGNMENTS)
@@ -100,12 +101,12 @@ class RegistrationOptions:
                 raise OptionError(f"There is no option “{key}”{suggestion(key, known)}.")
         return cls(**values)
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The options as plain values, for ``metrics.json``."""
         return asdict(self)
 
 
-def registration_values(preset: Mapping[str, Any]) -> Dict[str, Any]:
+def registration_values(preset: Mapping[str, Any]) -> dict[str, Any]:
     """What a preset says of a registration.
 
     Beside options it may hold the sections ``register`` (options; those beside it win) and ``train`` (for training,
@@ -115,7 +116,7 @@ def registration_values(preset: Mapping[str, Any]) -> Dict[str, Any]:
     return {key: value for key, value in values.items() if key not in ("register", "train")}
 
 
-def _require_choice(name: str, value: str, choices: Tuple[str, ...]) -> None:
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         hint = suggestion(str(value), choices)
         raise OptionError(f"{name} must be one of {', '.join(choices)}; “{value}” is not{hint}.")

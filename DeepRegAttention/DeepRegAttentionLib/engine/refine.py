@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, Optional
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class Objective:
     weight: float = 1.0
     mask: Optional[Tensor] = None
     strength: Optional[Tensor] = None
-    landmarks: Optional[Tuple[Tensor, Tensor]] = None
+    landmarks: Optional[tuple[Tensor, Tensor]] = None
     landmark_weight: float = 0.02
 
     def __call__(self, displacement: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class Objective:
         )
 
 
-def _coarser_points(pair: Optional[Tuple[Tensor, Tensor]], factor: int) -> Optional[Tuple[Tensor, Tensor]]:
+def _coarser_points(pair: Optional[tuple[Tensor, Tensor]], factor: int) -> Optional[tuple[Tensor, Tensor]]:
     if pair is None:
         return None
     fixed, moving = ((points - (factor - 1) / 2) / factor for points in pair)
@@ -140,14 +141,14 @@ def refine(
     return start
 
 
-def _shares(factors: Sequence[int]) -> List[Tuple[float, float]]:
+def _shares(factors: Sequence[int]) -> list[tuple[float, float]]:
     """Where in the whole each level begins and ends: a step costs as much as its grid has voxels."""
     costs = [factor**-3 for factor in factors]
     ends = [sum(costs[: n + 1]) / sum(costs) for n in range(len(costs))]
     return list(zip([0.0, *ends], ends))
 
 
-def _odd(shape: Tuple[int, ...], factor: int) -> bool:
+def _odd(shape: tuple[int, ...], factor: int) -> bool:
     return any(n % factor for n in shape)
 
 
@@ -156,7 +157,7 @@ def _descend(objective: Objective, start: Tensor, steps: int, progress: Report, 
     nodes = [max(2, n // 2) for n in start.shape[2:]]
     velocity = torch.zeros(1, 3, *nodes, device=start.device, requires_grad=True)
     optimiser = torch.optim.Adam([velocity], lr=LEARNING_RATE)
-    losses: List[float] = []
+    losses: list[float] = []
     best, best_loss = start, float("inf")
     for n in range(steps):
         # Integrated where its nodes are, on an eighth of the voxels: it is no finer than they.
@@ -181,7 +182,7 @@ LEARNING_RATE = 0.1
 """Of the refinement, voxels of the velocity nodes a step."""
 
 
-def _converged(losses: List[float], window: int = 10, tolerance: float = 1e-4) -> bool:
+def _converged(losses: list[float], window: int = 10, tolerance: float = 1e-4) -> bool:
     """Whether the last steps improved the loss by less than a tolerance relative to it, per step."""
     if len(losses) <= 2 * window:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional
 
 import SimpleITK as sitk
 
@@ -77,7 +77,7 @@ def _register(
     clock: Clock,
     watch: Optional[Show],
 ) -> RegistrationResult:
-    def prepare(method: Method) -> Tuple[Tuple[Scale, Scale], WorkingPair, Optional[Preview]]:
+    def prepare(method: Method) -> tuple[tuple[Scale, Scale], WorkingPair, Optional[Preview]]:
         scales = _scale(fixed, method), _scale(moving, method)
         pair = working_pair(fixed, moving, scales, linear, guidance, method.grid)
         return scales, pair, None if watch is None else Preview(moving, linear, method.grid, watch)
@@ -140,7 +140,7 @@ def _add_differences(
     fixed: sitk.Image,
     moving: sitk.Image,
     warped: sitk.Image,
-    scales: Tuple[Scale, Scale],
+    scales: tuple[Scale, Scale],
     linear: sitk.Transform,
     threads: Optional[int],
 ) -> None:
@@ -183,7 +183,7 @@ def _inverse(linear: sitk.Transform, found: Deformation, grid: Grid, report: Rep
     return _chain(field, back)
 
 
-def _provenance(options: RegistrationOptions, method: Method, found: Deformation) -> Dict[str, Any]:
+def _provenance(options: RegistrationOptions, method: Method, found: Deformation) -> dict[str, Any]:
     """What made the result, so that it can be made again."""
     model = method.model
     return {

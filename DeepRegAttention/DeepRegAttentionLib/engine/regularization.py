@@ -12,7 +12,7 @@ own. Without one, w = 0 everywhere would be best. All terms are means over the v
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from .fields import jacobian_determinant
 
 
-def forward_differences(field: Tensor) -> List[Tensor]:
+def forward_differences(field: Tensor) -> list[Tensor]:
     """The three one-voxel differences; each is one voxel shorter along its own axis."""
     return [_Difference.apply(field, axis) for axis in (2, 3, 4)]
 
@@ -36,7 +36,7 @@ class _Difference(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, change: Tensor) -> Tuple[Tensor, None]:
+    def backward(context: Any, change: Tensor) -> tuple[Tensor, None]:
         axis, n = context.axis, change.shape[context.axis]
         end = torch.zeros_like(change.narrow(axis, 0, 1))
         total = torch.cat([end, change], dim=axis)
@@ -137,7 +137,7 @@ def strength_smoothness(strength: Tensor) -> Tensor:
 
 Hyperprior = Callable[[Tensor], Tensor]
 
-HYPERPRIORS: Dict[str, Hyperprior] = {
+HYPERPRIORS: dict[str, Hyperprior] = {
     "beta": beta_hyperprior,
     "gaussian": gaussian_hyperprior,
     "determinant": log_determinant,

@@ -8,8 +8,9 @@ values are those of SimpleITK's own resampling, which does the rest of all trans
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,7 +21,7 @@ from .fields import full_precision, sample
 from .geometry import Grid, affine_matrix
 from .intensity import background_value
 
-Block = Tuple[slice, slice, slice]
+Block = tuple[slice, slice, slice]
 
 # Voxels of the image along each side of a block: what a turned block needs of the image is not much more than itself.
 _SIDE = 200
@@ -86,7 +87,7 @@ class _Path:
 
 def _path(transform: sitk.Transform) -> Optional[_Path]:
     """The transform as linear parts around at most one displacement field; None if it is something else."""
-    matrices: List[np.ndarray] = [np.eye(4)]
+    matrices: list[np.ndarray] = [np.eye(4)]
     field: Optional[sitk.Image] = None
     for part in _parts(transform):
         if part.IsLinear():
@@ -99,7 +100,7 @@ def _path(transform: sitk.Transform) -> Optional[_Path]:
     return _Path(matrices[0], field, matrices[-1] if field is not None else np.eye(4))
 
 
-def _parts(transform: sitk.Transform) -> List[sitk.Transform]:
+def _parts(transform: sitk.Transform) -> list[sitk.Transform]:
     """Its simple transforms, in the order in which they are applied to a point."""
     chain = sitk.CompositeTransform(transform)
     chain.FlattenTransform()
@@ -109,7 +110,7 @@ def _parts(transform: sitk.Transform) -> List[sitk.Transform]:
 # Where each voxel lies
 
 
-def _coordinates(path: _Path, grid: Grid, image: Grid) -> Iterator[Tuple[Block, Tensor]]:
+def _coordinates(path: _Path, grid: Grid, image: Grid) -> Iterator[tuple[Block, Tensor]]:
     """Block after block of a grid: which it is, and where its voxels lie in the image.
 
     That is ``(3, k, j, i)`` with channels (i, j, k), in voxels of the image.

@@ -7,10 +7,11 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, MutableMapping, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -43,7 +44,7 @@ class Maps(MutableMapping[str, sitk.Image]):
     """Maps by name, some of which are made only when they are first asked for."""
 
     def __init__(self) -> None:
-        self._made: Dict[str, Union[sitk.Image, Callable[[], sitk.Image]]] = {}
+        self._made: dict[str, Union[sitk.Image, Callable[[], sitk.Image]]] = {}
 
     def later(self, name: str, make: Callable[[], sitk.Image]) -> None:
         """Have a map that will be made when it is asked for."""
@@ -99,7 +100,7 @@ class RegistrationResult:
     transform: sitk.Transform
     inverse_transform: Optional[sitk.Transform]
     maps: MutableMapping[str, sitk.Image] = field(default_factory=Maps)
-    metrics: Dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
     warped_labels: Optional[sitk.Image] = None
 
     def displacement(self) -> sitk.Image:
@@ -109,9 +110,9 @@ class RegistrationResult:
         field: sitk.Image = sitk.TransformToDisplacementField(self.transform, sitk.sitkVectorFloat32, *target)
         return field
 
-    def plain_metrics(self) -> Dict[str, Any]:
+    def plain_metrics(self) -> dict[str, Any]:
         """The metrics as JSON has them: null where a number does not exist."""
-        plain: Dict[str, Any] = _without_nan(self.metrics)
+        plain: dict[str, Any] = _without_nan(self.metrics)
         return plain
 
     def save(

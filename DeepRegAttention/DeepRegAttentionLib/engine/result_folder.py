@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Union
+from typing import Any, Union
 
 from .errors import UnreadableFileError
 
@@ -12,7 +13,7 @@ METRICS_FILE = "metrics.json"
 """Every number, option, model hash and version of a result; a folder without it holds none."""
 
 
-def read_metrics(folder: Union[str, Path]) -> Dict[str, Any]:
+def read_metrics(folder: Union[str, Path]) -> dict[str, Any]:
     """The metrics that were written with a result.
 
     Raises
@@ -29,7 +30,7 @@ def read_metrics(folder: Union[str, Path]) -> Dict[str, Any]:
     return metrics
 
 
-def recorded_inputs(metrics: Mapping[str, Any]) -> Dict[str, Path]:
+def recorded_inputs(metrics: Mapping[str, Any]) -> dict[str, Path]:
     """Where the fixed and the moving image lay that a result was made of; absent if it does not say."""
     inputs = metrics.get("inputs")
     if not isinstance(inputs, dict):

@@ -6,8 +6,9 @@ weights in 0..1, and returns a scalar. Gradients are taken with respect to the w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +120,7 @@ class _Correlate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, slope: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(context: Any, slope: Tensor) -> tuple[Optional[Tensor], ...]:
         warped, slopes = context.saved_tensors
         by_mean, by_square, by_product = context.to.spread(slopes).chunk(3, dim=1)
         by_warped = torch.addcmul(by_mean, by_square, warped, value=2).addcmul_(by_product, context.to.fixed)
@@ -213,7 +214,7 @@ def _crop(image: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     return image[:, :, k : k + nk, j : j + nj, i : i + ni]
 
 
-SIMILARITY_LOSSES: Dict[str, SimilarityLoss] = {
+SIMILARITY_LOSSES: dict[str, SimilarityLoss] = {
     "lncc": lncc,
     "mind": mind_ssc,
     "mi": mutual_information,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Dict, Iterator, Mapping, Optional, Tuple
+from typing import Optional
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """What makes waiting threads sleep at once: the first for GNU's OpenMP, which torch uses on Linux, the second for
@@ -18,7 +19,7 @@ Intel's and LLVM's, of which not every version goes by the first."""
 _ABOUT_WAITING = (*PASSIVE, "GOMP_SPINCOUNT")
 
 
-def passive_waiting(environment: Mapping[str, str]) -> Dict[str, str]:
+def passive_waiting(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables to add to an environment so that a process started with it waits passively.
 
     Between two parallel parts a thread of OpenMP spins for milliseconds, which is time taken from every other
@@ -64,7 +65,7 @@ def _quotas(root: Path) -> Iterator[float]:
                     yield quota
 
 
-def _lines(file: Path) -> Tuple[str, ...]:
+def _lines(file: Path) -> tuple[str, ...]:
     try:
         return tuple(file.read_text(encoding="utf-8").splitlines())
     except OSError:

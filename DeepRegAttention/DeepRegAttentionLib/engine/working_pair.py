@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,7 +28,7 @@ class WorkingPair:
     moving: Tensor
     mask: Optional[Tensor] = None
     strength: Optional[Tensor] = None
-    landmarks: Optional[Tuple[Tensor, Tensor]] = None
+    landmarks: Optional[tuple[Tensor, Tensor]] = None
 
     def to(self, device: torch.device) -> WorkingPair:
         """A copy on a device."""
@@ -40,7 +40,7 @@ class WorkingPair:
 def working_pair(
     fixed: sitk.Image,
     moving: sitk.Image,
-    scales: Tuple[Scale, Scale],
+    scales: tuple[Scale, Scale],
     linear: sitk.Transform,
     guidance: Guidance,
     grid: Grid,

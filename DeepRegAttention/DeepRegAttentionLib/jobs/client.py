@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import signal
 from dataclasses import replace
-from typing import Callable, Dict, Optional, Protocol, Tuple
+from typing import Callable, Optional, Protocol
 
 from .messages import ENDINGS, Cancel, Command, DeviceQuestion, Event, Job, LineBuffer, Shutdown, decode_event, encode
 from .signals import Signal
@@ -97,7 +97,7 @@ class WorkerClient:
         self._process: Optional[Process] = None
         self._job: Optional[Job] = None
         self._listener: Listener = _ignore
-        self._questions: Dict[str, Tuple[DeviceQuestion, Listener]] = {}
+        self._questions: dict[str, tuple[DeviceQuestion, Listener]] = {}
         self._stopping: Optional[Process] = None
 
     # What others ask of it

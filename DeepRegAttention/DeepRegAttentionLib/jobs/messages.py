@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Union
 
 from ..terms.inputs import INPUTS, REQUIRED, Inputs
 from ..terms.settings import ALL_OUTPUTS, Outputs, Settings
@@ -57,11 +58,11 @@ class Job:
     id: str
     inputs: Inputs
     folder: str
-    options: Dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     watch: bool = False
     report: bool = False
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The ``register`` command."""
         return {"command": "register", **asdict(self), "inputs": self.inputs.to_dict()}
 
@@ -80,7 +81,7 @@ class Cancel:
 
     id: str
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The ``cancel`` command."""
         return {"command": "cancel", "id": self.id}
 
@@ -108,12 +109,12 @@ class DeviceQuestion:
         Comes back with the answer; questions that differ in nothing else are equal.
     """
 
-    size: Optional[Tuple[int, int, int]] = None
-    spacing: Optional[Tuple[float, float, float]] = None
-    options: Dict[str, Any] = field(default_factory=dict)
+    size: Optional[tuple[int, int, int]] = None
+    spacing: Optional[tuple[float, float, float]] = None
+    options: dict[str, Any] = field(default_factory=dict)
     id: str = field(default_factory=_new_id, compare=False)
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The ``device`` command."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         return {"command": "device", **given}
@@ -123,7 +124,7 @@ class DeviceQuestion:
 class Shutdown:
     """Ends the worker, even in the middle of a job."""
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The ``shutdown`` command."""
         return {"command": "shutdown"}
 
@@ -165,13 +166,13 @@ class Event:
     name: Optional[str] = None
     path: Optional[str] = None
     folder: Optional[str] = None
-    metrics: Optional[Dict[str, Any]] = None
-    devices: Optional[Dict[str, Any]] = None
+    metrics: Optional[dict[str, Any]] = None
+    devices: Optional[dict[str, Any]] = None
     code: Optional[str] = None
     message: Optional[str] = None
     detail: Optional[str] = None
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The fields that this event has."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
@@ -205,7 +206,7 @@ def decode_command(line: bytes) -> Command:
         raise MessageError(str(error), id) from None
 
 
-def _object(line: bytes) -> Dict[str, Any]:
+def _object(line: bytes) -> dict[str, Any]:
     try:
         values = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -259,14 +260,14 @@ def _question(values: Mapping[str, Any], id: str) -> DeviceQuestion:
     return DeviceQuestion(whole, spacing, _take(values, "options", dict, "an object", {}), id)
 
 
-_WITH_ID: Dict[str, Callable[[Mapping[str, Any], str], Command]] = {
+_WITH_ID: dict[str, Callable[[Mapping[str, Any], str], Command]] = {
     "register": _job,
     "cancel": _cancel,
     "device": _question,
 }
 
 
-def _three_positive(values: Mapping[str, Any], key: str) -> Optional[Tuple[float, float, float]]:
+def _three_positive(values: Mapping[str, Any], key: str) -> Optional[tuple[float, float, float]]:
     given = values.get(key)
     if given is None:
         return None
@@ -291,7 +292,7 @@ class LineBuffer:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, chunk: bytes) -> List[bytes]:
+    def feed(self, chunk: bytes) -> list[bytes]:
         """The lines that are complete now, without their ends."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return lines

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List
+from typing import Any, Callable
 
 
 class Signal:
     """Calls everyone who connected, in the order of their connection."""
 
     def __init__(self) -> None:
-        self._slots: List[Callable[..., None]] = []
+        self._slots: list[Callable[..., None]] = []
 
     def connect(self, slot: Callable[..., None]) -> None:
         """Have a function called from now on; connecting it again changes nothing."""

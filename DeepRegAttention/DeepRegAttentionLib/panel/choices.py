@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, List
+from collections.abc import Iterable
 
 import qt
 from slicer.i18n import tr as _
@@ -33,7 +33,7 @@ def select(combo: qt.QComboBox, value: str) -> None:
     combo.toolTip = combo.itemData(combo.currentIndex, qt.Qt.ToolTipRole) or combo.toolTip
 
 
-def comparison_choices() -> List[Choice]:
+def comparison_choices() -> list[Choice]:
     """How fixed and warped are compared."""
     return [
         Choice("blend", _("Blend"), _("Warped over fixed; the amount is its opacity.")),
@@ -43,7 +43,7 @@ def comparison_choices() -> List[Choice]:
     ]
 
 
-def deformation_choices() -> List[Choice]:
+def deformation_choices() -> list[Choice]:
     """How the deformation is drawn."""
     motion = _("The motion from the moving to the fixed volume, after the linear alignment.")
     drawn = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import slicer
 from slicer.i18n import tr as _
@@ -112,7 +112,7 @@ def install_requirements() -> None:
             slicer.util.pip_install(requirement)
 
 
-def _accepted(function: Any, **arguments: Any) -> Dict[str, Any]:
+def _accepted(function: Any, **arguments: Any) -> dict[str, Any]:
     """Those of the arguments that this version of a function knows."""
     known = inspect.signature(function).parameters
     return {name: value for name, value in arguments.items() if name in known}

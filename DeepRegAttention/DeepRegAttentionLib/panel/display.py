@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import slicer
 
@@ -63,7 +63,7 @@ class Display:
         else:
             self._show_overlay_beside(view)
 
-    def _comparing(self, view: View) -> Tuple[Any, ...]:
+    def _comparing(self, view: View) -> tuple[Any, ...]:
         """What the comparison depends on: all of the volumes is mixed anew for it."""
         return view.comparison, view.amount, view.before, view.overlay in self.result.maps
 
@@ -74,7 +74,7 @@ class Display:
             composites = self._layout_composites()
             overlays.show_overlay(self.result.maps, available[0].key, composites, view.opacity, None, view.legend)
 
-    def _layout_composites(self) -> List[Any]:
+    def _layout_composites(self) -> list[Any]:
         """Layers of the view that the layout for comparing has for an overlay, while it is shown."""
         node = layouts.view_composites(slicer.mrmlScene).get(layouts.OVERLAY)
         return [node] if node is not None and self._is_beside() else []
@@ -122,16 +122,16 @@ def tiles_of(amount: float) -> int:
     return round(fewest + amount * (most - fewest))
 
 
-def slice_composites() -> List[slicer.vtkMRMLSliceCompositeNode]:
+def slice_composites() -> list[slicer.vtkMRMLSliceCompositeNode]:
     """The layers of the usual slice views; those of the layout for comparing have their own content."""
     nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     own = {tag for tag, title in layouts.VIEWS}
     return [node for node in nodes if node.GetLayoutName() not in own]
 
 
-def _layers(view: View) -> Tuple[Any, ...]:
+def _layers(view: View) -> tuple[Any, ...]:
     return view.comparison, view.amount, view.before, view.overlay, view.opacity, view.threshold, view.legend
 
 
-def _drawing(view: View) -> Tuple[Any, ...]:
+def _drawing(view: View) -> tuple[Any, ...]:
     return view.deformation, view.spacing_mm, view.scale_percent, view.slices, view.threed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import qt
 import slicer
@@ -29,7 +29,7 @@ class InspectSection:
         self._parameters: Optional[Parameters] = None
         self._display: Optional[Display] = None
         self._shown: Optional[View] = None
-        self._drawn_as: Optional[Tuple[str, bool]] = None
+        self._drawn_as: Optional[tuple[str, bool]] = None
         self._layout_before = 0
         choices.fill(ui.comparisonSelector, choices.comparison_choices())
         choices.fill(ui.deformationSelector, choices.deformation_choices())
@@ -169,7 +169,7 @@ class InspectSection:
 
     # Threshold and layout
 
-    def _show_range(self, ends: Tuple[float, float], chosen: Tuple[float, float]) -> None:
+    def _show_range(self, ends: tuple[float, float], chosen: tuple[float, float]) -> None:
         slider = self._ui.thresholdRange
         was = slider.blockSignals(True)
         slider.setRange(*ends)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 from ..engine.models.listing import list_models
 from ..terms.choices import device_choices, prealign_choices, precision_choices, similarity_choices
@@ -39,7 +39,7 @@ class ModelSection:
         self._parameters: Optional[Parameters] = None
         self.models = [model.info for model in list_models()]
         self._presets = shipped_presets()
-        self.devices: Optional[Dict[str, Any]] = None
+        self.devices: Optional[dict[str, Any]] = None
         choices.fill(ui.modelSelector, model_choices(self.models))
         choices.fill(ui.presetSelector, preset_choices())
         choices.fill(ui.deviceSelector, device_choices())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Callable, Dict, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional, Union
 
 import slicer
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
@@ -155,7 +156,7 @@ class View:
     before: bool
     overlay: Optional[str]
     opacity: float
-    threshold: Optional[Tuple[float, float]]
+    threshold: Optional[tuple[float, float]]
     legend: bool
     deformation: str
     spacing_mm: float
@@ -170,13 +171,13 @@ def parameter_of(name: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
-def input_nodes(parameters: Parameters) -> Dict[str, slicer.vtkMRMLNode]:
+def input_nodes(parameters: Parameters) -> dict[str, slicer.vtkMRMLNode]:
     """The nodes that are chosen, by the names of the inputs."""
     nodes = {name: parameters.getValue(parameter_of(name)) for name in INPUTS}
     return {name: node for name, node in nodes.items() if node is not None}
 
 
-def inputs_of(nodes: Dict[str, slicer.vtkMRMLNode]) -> Inputs:
+def inputs_of(nodes: dict[str, slicer.vtkMRMLNode]) -> Inputs:
     """The same for the plain decisions: the ids of the nodes."""
     return Inputs(**{name: node.GetID() for name, node in nodes.items()})
 

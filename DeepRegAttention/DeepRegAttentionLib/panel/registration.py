@@ -6,9 +6,10 @@ import itertools
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 import slicer
 
@@ -42,7 +43,7 @@ class Request:
         Whether the job's folder stays.
     """
 
-    nodes: Dict[str, Any]
+    nodes: dict[str, Any]
     settings: Settings = field(default_factory=Settings)
     outputs: Outputs = field(default_factory=Outputs)
     watched: bool = False
@@ -184,7 +185,7 @@ class Registration:
         nodes = [self.request.nodes[name] for name in ("moving", "fixed")]
         return None if all(map(self._scene.IsNodePresent, nodes)) else " to ".join(node.GetName() for node in nodes)
 
-    def _label_names(self) -> Optional[Dict[int, str]]:
+    def _label_names(self) -> Optional[dict[int, str]]:
         labels = self._present("labels")
         return None if labels is None else export.label_names(labels)
 

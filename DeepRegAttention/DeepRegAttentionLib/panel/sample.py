@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
@@ -32,14 +32,14 @@ def register_sample_data(resources: Path) -> None:
     )
 
 
-def load_pair(resources: Path) -> List[Any]:
+def load_pair(resources: Path) -> list[Any]:
     """The fixed and the moving volume, in this order, as nodes of the scene."""
     paths = {name: resources / "Samples" / file for name, file in FILES.items()}
     slicer.util.showStatusMessage(_("Loading the sample pair …"), 2000)
     return [slicer.util.loadVolume(str(path), {"name": name, "show": False}) for name, path in paths.items()]
 
 
-def show_pair(pair: List[Any]) -> List[Any]:
+def show_pair(pair: list[Any]) -> list[Any]:
     """Show the moving over the fixed volume, half transparent, in all slice views."""
     fixed, moving = pair
     slicer.util.setSliceViewerLayers(background=fixed, foreground=moving, foregroundOpacity=0.5, fit=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -24,7 +24,7 @@ _FINE = 6
 _BINS = 99
 
 
-def grid_pictures(views: Views) -> List[Picture]:
+def grid_pictures(views: Views) -> list[Picture]:
     """A regular grid on the aligned moving image, where the deformation takes it: on the warped image."""
     motion = views.motion
     if motion is None:
@@ -46,7 +46,7 @@ def grid_pictures(views: Views) -> List[Picture]:
     return [Picture("grid", "Deformation grid", caption, picture)]
 
 
-def _grid_lines(section: Section, field: np.ndarray, step: float, every: int) -> Tuple[List[np.ndarray], np.ndarray]:
+def _grid_lines(section: Section, field: np.ndarray, step: float, every: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Short pieces of the deformed lines ``(P, 2, 2)`` and the displacement in mm on each, from ``(V, H, 3)``."""
     h, v = section.coordinates(step)
     moved = np.stack([h + field[..., section.plane.horizontal], v + field[..., section.plane.vertical]], axis=-1)
@@ -59,7 +59,7 @@ def _grid_lines(section: Section, field: np.ndarray, step: float, every: int) ->
     return list(np.concatenate(pieces)), np.concatenate(values)
 
 
-def jacobian_pictures(views: Views) -> List[Picture]:
+def jacobian_pictures(views: Views) -> list[Picture]:
     """The change of volume where it is, and how often each occurs."""
     if "jacobian" not in views.result.maps:
         return []
@@ -114,7 +114,7 @@ def _inside(values: sitk.Image, fixed: sitk.Image) -> np.ndarray:
     return inside if inside.size else sitk.GetArrayViewFromImage(values).ravel()
 
 
-def force_pictures(views: Views) -> List[Picture]:
+def force_pictures(views: Views) -> list[Picture]:
     """The driving force: its length as colours, its direction as arrows."""
     if VECTORS not in views.result.maps:
         return []
@@ -146,6 +146,6 @@ def _draw_arrows(
     h, v = section.coordinates(spacing)
     along, up = values[..., section.plane.horizontal], values[..., section.plane.vertical]
     long = np.hypot(along, up) > shortest
-    how: Dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1 / factor, "width": 0.0045}
+    how: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1 / factor, "width": 0.0045}
     how.update(headwidth=3.2, headlength=3.6, headaxislength=3.2, minlength=0.6)
     ax.quiver(h[long], v[long], along[long], up[long], color=code("length", 0.0), zorder=3, **how)

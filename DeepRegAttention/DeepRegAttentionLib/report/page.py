@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from base64 import b64encode
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Mapping, Optional, Union
+from typing import Optional, Union
 
 import SimpleITK as sitk
 

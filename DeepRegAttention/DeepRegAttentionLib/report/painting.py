@@ -6,8 +6,9 @@ Drawn without matplotlib's global state, so that it can be done beside a program
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional
 
 import numpy as np
 from matplotlib import colormaps
@@ -44,7 +45,7 @@ class Look:
     low: float
     high: float
     bar: Optional[str] = None
-    ticks: Optional[Dict[float, str]] = None
+    ticks: Optional[dict[float, str]] = None
     extend: str = "neither"
 
     @property
@@ -57,12 +58,12 @@ Overlay = Callable[[Axes, Section], Optional[ScalarMappable]]
 """Draws on top of a slice; what it returns is what the colour bar tells of."""
 
 
-def grey(window: Tuple[float, float]) -> Look:
+def grey(window: tuple[float, float]) -> Look:
     """Between the intensities that are shown as black and white."""
     return Look(_GREY, *window)
 
 
-def dim(window: Tuple[float, float], bar: Optional[str] = None) -> Look:
+def dim(window: tuple[float, float], bar: Optional[str] = None) -> Look:
     """Grey as a background for colours."""
     low, high = window
     return Look(_GREY, low, high + 0.8 * (high - low), bar)
@@ -124,7 +125,7 @@ def paint(
     return png(figure, exact)
 
 
-def _frame(sections: Sequence[Section]) -> Tuple[Figure, List[Axes]]:
+def _frame(sections: Sequence[Section]) -> tuple[Figure, list[Axes]]:
     """A figure with one panel a section, all at the same scale."""
     widths, heights = (np.array(sizes) for sizes in zip(*(section.size for section in sections)))
     room = WIDTH - _BAR - _GAP * (len(sections) + 1)
@@ -146,7 +147,7 @@ def _prepare(ax: Axes, section: Section) -> None:
     places = ((0.015, 0.5), (0.985, 0.5), (0.5, 0.985), (0.5, 0.015))
     aligned = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))
     for letter, (x, y), (ha, va) in zip(section.plane.letters, places, aligned):
-        style: Dict[str, Any] = {"ha": ha, "va": va, "color": INK, "fontsize": 9, "weight": "bold"}
+        style: dict[str, Any] = {"ha": ha, "va": va, "color": INK, "fontsize": 9, "weight": "bold"}
         stroke = [withStroke(linewidth=2, foreground="black")]
         ax.text(x, y, letter, transform=ax.transAxes, path_effects=stroke, zorder=9, **style)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import List
-
 import numpy as np
 import SimpleITK as sitk
 from matplotlib import colormaps
@@ -18,7 +16,7 @@ from .sections import Section
 from .views import Picture, Views, anatomy
 
 
-def result_pictures(result: RegistrationResult, fixed: sitk.Image, moving: sitk.Image) -> List[Picture]:
+def result_pictures(result: RegistrationResult, fixed: sitk.Image, moving: sitk.Image) -> list[Picture]:
     """Every picture that a result has something for, in the order of a report; maps it lacks are left out.
 
     Parameters
@@ -40,7 +38,7 @@ def result_pictures(result: RegistrationResult, fixed: sitk.Image, moving: sitk.
     ]
 
 
-def _image_pictures(views: Views) -> List[Picture]:
+def _image_pictures(views: Views) -> list[Picture]:
     fixed, warped = views.sample(views.fixed), views.sample(views.result.warped)
     linear = views.sample(views.moving, transform=views.linear)
     moving_look = grey(views.moving_window)
@@ -70,7 +68,7 @@ def _image_pictures(views: Views) -> List[Picture]:
     ]
 
 
-def _checkerboard_picture(views: Views, fixed: List[np.ndarray], warped: List[np.ndarray]) -> Picture:
+def _checkerboard_picture(views: Views, fixed: list[np.ndarray], warped: list[np.ndarray]) -> Picture:
     square = max(section.size[0] for section in views.sections) / 9
     boards = []
     for section, *pair in zip(views.sections, fixed, warped):
@@ -85,7 +83,7 @@ def _checkerboard_picture(views: Views, fixed: List[np.ndarray], warped: List[np
     return Picture("checkerboard", "Checkerboard", caption, paint(views.sections, boards, grey((0.0, 1.0))))
 
 
-def _map_pictures(views: Views, rule: Rule) -> List[Picture]:
+def _map_pictures(views: Views, rule: Rule) -> list[Picture]:
     """The maps whose colours are decided by a rule."""
     pictures = []
     for entry in offered(views.result.maps):
@@ -100,7 +98,7 @@ def _map_pictures(views: Views, rule: Rule) -> List[Picture]:
     return pictures
 
 
-def _label_pictures(views: Views) -> List[Picture]:
+def _label_pictures(views: Views) -> list[Picture]:
     labels = views.result.warped_labels
     if labels is None:
         return []

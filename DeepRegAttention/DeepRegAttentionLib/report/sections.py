@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -52,7 +52,7 @@ class Section:
     pixel: float
 
     @property
-    def size(self) -> Tuple[float, float]:
+    def size(self) -> tuple[float, float]:
         """Width and height in mm."""
         width, height = (self.high - self.low)[[self.plane.horizontal, self.plane.vertical]]
         return float(width), float(height)
@@ -73,7 +73,7 @@ class Section:
         axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
         return Grid((size[0], size[1], size[2]), (step,) * 3, (origin[0], origin[1], origin[2]), axes)
 
-    def coordinates(self, step: float) -> Tuple[np.ndarray, np.ndarray]:
+    def coordinates(self, step: float) -> tuple[np.ndarray, np.ndarray]:
         """Horizontal and vertical LPS mm of each point of the grid, ``(V, H)``."""
         grid = self.grid(step)
         h, v = (
@@ -129,7 +129,7 @@ def foreground_points(image: sitk.Image) -> np.ndarray:
     return points
 
 
-def view_box(points: np.ndarray, image: sitk.Image) -> Tuple[np.ndarray, np.ndarray]:
+def view_box(points: np.ndarray, image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     """The LPS box around the foreground with a margin, within the box around the whole image."""
     matrix, size = Grid.of(image).index_to_point, np.array(image.GetSize())
     corners = np.array(list(np.ndindex(2, 2, 2))) * size - 0.5
@@ -139,7 +139,7 @@ def view_box(points: np.ndarray, image: sitk.Image) -> Tuple[np.ndarray, np.ndar
     return low, np.minimum(points.max(axis=0) + margin, corners.max(axis=0))
 
 
-def window(image: sitk.Image) -> Tuple[float, float]:
+def window(image: sitk.Image) -> tuple[float, float]:
     """The intensities between which an image is shown: the robust range of what is not background."""
     values = sitk.GetArrayViewFromImage(image)
     background = background_value(values)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any, Callable, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Optional
 
 from ..terms.measures import (
     LESS,
@@ -70,7 +71,7 @@ def structure_bars(labels: Optional[Mapping[str, Any]], names: Mapping[int, str]
     found = structures(labels, names)
     if not found:
         return ""
-    bars: List[str] = [_bar(structure) for structure in found]
+    bars: list[str] = [_bar(structure) for structure in found]
     return (
         f"<h2>Overlap of {len(found)} structures</h2>"
         "<p>Dice, from 0 to 1: the bar after the registration, the mark before it; the worst come first.</p>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, List, Optional, Tuple
+from typing import Any, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -58,11 +58,11 @@ class Views:
     result: RegistrationResult
     fixed: sitk.Image
     moving: sitk.Image
-    sections: Tuple[Section, ...]
+    sections: tuple[Section, ...]
     linear: sitk.Transform
     deformation: sitk.Transform
-    fixed_window: Tuple[float, float]
-    moving_window: Tuple[float, float]
+    fixed_window: tuple[float, float]
+    moving_window: tuple[float, float]
 
     @classmethod
     def of(cls, result: RegistrationResult, fixed: sitk.Image, moving: sitk.Image) -> Views:
@@ -95,12 +95,12 @@ class Views:
         field = sitk.DisplacementFieldTransform(self.deformation).GetDisplacementField()
         return float(np.linalg.norm(sitk.GetArrayViewFromImage(field), axis=-1).max())
 
-    def sample(self, image: sitk.Image, **how: Any) -> List[np.ndarray]:
+    def sample(self, image: sitk.Image, **how: Any) -> list[np.ndarray]:
         """The image in each section; see :meth:`Section.sample`."""
         return [section.sample(image, **how) for section in self.sections]
 
 
-def split_transform(transform: sitk.Transform) -> Tuple[sitk.Transform, sitk.Transform]:
+def split_transform(transform: sitk.Transform) -> tuple[sitk.Transform, sitk.Transform]:
     """The linear part and the deformation of a result's transform, x -> linear(deformation(x))."""
     chain = sitk.CompositeTransform(transform)
     parts = [chain.GetNthTransform(n) for n in range(chain.GetNumberOfTransforms())]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Optional
 
 import numpy as np
 import slicer
@@ -40,7 +41,7 @@ def jacobian_step(factor: float) -> float:
 
 def jacobian_colors(
     scene: slicer.vtkMRMLScene, scale: ColourScale
-) -> Tuple[slicer.vtkMRMLColorTableNode, Tuple[float, float]]:
+) -> tuple[slicer.vtkMRMLColorTableNode, tuple[float, float]]:
     """Colours of the Jacobian as a table over its values, which are not even: what the scale says of each.
 
     Parameters

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 import slicer
@@ -62,7 +63,7 @@ class Comparison:
         self.foreground_is_free = True
         self._fixed = result.fixed
         self._state = "after" if result.warped is not None else "before"
-        self._greys: Dict[str, np.ndarray] = {}
+        self._greys: dict[str, np.ndarray] = {}
         self._mixed: Optional[slicer.vtkMRMLScalarVolumeNode] = None
 
     def against(self, state: str) -> None:
@@ -151,7 +152,7 @@ class Comparison:
             self._greys[which] = _greys(node)
         return self._greys[which]
 
-    def _grid_axis(self, world_axis: int) -> Tuple[int, bool]:
+    def _grid_axis(self, world_axis: int) -> tuple[int, bool]:
         """The axis of the fixed grid nearest to a RAS axis, and whether it increases with it."""
         along = voxel_to_world(self._fixed)[:3, :3]
         cosines = (along / np.linalg.norm(along, axis=0))[world_axis]
@@ -180,7 +181,7 @@ class Comparison:
         return node
 
 
-def _cuts(size: int, edge: float) -> List[slice]:
+def _cuts(size: int, edge: float) -> list[slice]:
     """Voxels 0 to size, cut into parts that are ``edge`` long but for the last."""
     ends = [round(n * edge) for n in range(math.ceil(size / edge) + 1)]
     return [slice(start, min(end, size)) for start, end in zip(ends, ends[1:]) if start < size]

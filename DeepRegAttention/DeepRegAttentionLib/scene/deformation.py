@@ -7,7 +7,8 @@ any transform: a grid line or an arrow's tip is where the registration takes wha
 from __future__ import annotations
 
 import math
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 import slicer

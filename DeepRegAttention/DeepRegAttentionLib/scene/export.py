@@ -6,9 +6,10 @@ is written as if hardened; under any other one it is refused.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Generator, Iterator, List, Optional, Sequence, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -87,7 +88,7 @@ def write_steps(
         The folder cannot be written.
     """
     folder = Path(folder)
-    files: Dict[str, str] = {}
+    files: dict[str, str] = {}
 
     def path(name: str, ending: str = ".nrrd") -> Path:
         files[name] = str(folder / f"{name}{ending}")
@@ -202,7 +203,7 @@ def write_labels(
     _write_image(_image(values, voxel_to_world(reference), reference.GetName()), Path(path))
 
 
-def label_names(node: LabelNode, visible_only: bool = False) -> Dict[int, str]:
+def label_names(node: LabelNode, visible_only: bool = False) -> dict[int, str]:
     """The name of each structure by its number in what :func:`write_labels` writes; for tables and reports."""
     if node.IsA("vtkMRMLSegmentationNode"):
         segmentation = node.GetSegmentation()
@@ -218,7 +219,7 @@ def label_names(node: LabelNode, visible_only: bool = False) -> Dict[int, str]:
     return {n: name for n, name in names.items() if name and name not in ("(none)", str(n))}
 
 
-def _segments(node: slicer.vtkMRMLSegmentationNode, visible_only: bool) -> List[str]:
+def _segments(node: slicer.vtkMRMLSegmentationNode, visible_only: bool) -> list[str]:
     segmentation, display = node.GetSegmentation(), node.GetDisplayNode()
     segments = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
     if not visible_only or display is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import slicer
@@ -30,7 +31,7 @@ def make_tables(
     jacobian: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
     label_names: Optional[Mapping[int, str]] = None,
     name: str = "Registration",
-) -> Dict[str, slicer.vtkMRMLTableNode]:
+) -> dict[str, slicer.vtkMRMLTableNode]:
     """Tables of what was measured; one that there is nothing for is left out.
 
     Parameters
@@ -53,7 +54,7 @@ def make_tables(
         people read them. ``"structures"`` (structure, Dice and HD95 before and after) and ``"histogram"`` (Jacobian,
         percent of voxels): numbers, to be drawn.
     """
-    contents: Dict[str, Tuple[Sequence[str], List[List[Cell]]]] = {
+    contents: dict[str, tuple[Sequence[str], list[list[Cell]]]] = {
         section: (columns(found), [[row.label, *row.texts] for row in found])
         for section, found in tables(rows(metrics)).items()
     }
@@ -65,7 +66,7 @@ def make_tables(
     }
 
 
-def _histogram_rows(jacobian: Optional[slicer.vtkMRMLScalarVolumeNode]) -> List[List[Cell]]:
+def _histogram_rows(jacobian: Optional[slicer.vtkMRMLScalarVolumeNode]) -> list[list[Cell]]:
     """Percent of the voxels whose Jacobian is near each value; beyond the ends, those at the ends and beyond."""
     if jacobian is None:
         return []
@@ -104,7 +105,7 @@ def _table(
 
 def make_plots(
     tables: Mapping[str, slicer.vtkMRMLTableNode], name: str = "Registration"
-) -> Dict[str, slicer.vtkMRMLPlotChartNode]:
+) -> dict[str, slicer.vtkMRMLPlotChartNode]:
     """Charts of these tables: ``"histogram"`` of the Jacobian and ``"dice"`` of the structures."""
     plots = {}
     if "histogram" in tables:
@@ -130,7 +131,7 @@ def _histogram_plot(table: slicer.vtkMRMLTableNode, name: str) -> slicer.vtkMRML
     return chart
 
 
-def _occurring(table: slicer.vtkMRMLTableNode) -> Tuple[float, float]:
+def _occurring(table: slicer.vtkMRMLTableNode) -> tuple[float, float]:
     """From the least to the largest Jacobian that is not rare, rounded to quarters; the last row holds all beyond."""
     values, percent = (vtk_to_numpy(table.GetTable().GetColumn(n))[:-1] for n in range(2))
     often = values[percent >= _RARE_PERCENT]

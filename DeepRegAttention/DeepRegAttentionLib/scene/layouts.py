@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import slicer
@@ -15,7 +15,7 @@ from .results import Result
 COMPARISON_LAYOUT = 9770
 """Its number among the layouts of an application."""
 
-VIEWS: Tuple[Tuple[str, str], ...] = (
+VIEWS: tuple[tuple[str, str], ...] = (
     ("DeepRegFixed", "Fixed"),
     ("DeepRegMoving", "Moving"),
     ("DeepRegWarped", "Warped"),
@@ -53,17 +53,17 @@ def register_layout(layout_node: slicer.vtkMRMLLayoutNode) -> int:
     return COMPARISON_LAYOUT
 
 
-def view_composites(scene: slicer.vtkMRMLScene) -> Dict[str, slicer.vtkMRMLSliceCompositeNode]:
+def view_composites(scene: slicer.vtkMRMLScene) -> dict[str, slicer.vtkMRMLSliceCompositeNode]:
     """The composite nodes of the layout's views that exist by now, by singleton tag."""
     return _by_tag(scene, "vtkMRMLSliceCompositeNode")
 
 
-def view_nodes(scene: slicer.vtkMRMLScene) -> Dict[str, slicer.vtkMRMLSliceNode]:
+def view_nodes(scene: slicer.vtkMRMLScene) -> dict[str, slicer.vtkMRMLSliceNode]:
     """The slice nodes of the layout's views that exist by now, by singleton tag."""
     return _by_tag(scene, "vtkMRMLSliceNode")
 
 
-def _by_tag(scene: slicer.vtkMRMLScene, kind: str) -> Dict[str, slicer.vtkMRMLNode]:
+def _by_tag(scene: slicer.vtkMRMLScene, kind: str) -> dict[str, slicer.vtkMRMLNode]:
     nodes = [scene.GetNthNodeByClass(n, kind) for n in range(scene.GetNumberOfNodesByClass(kind))]
     tags = {tag for tag, _ in VIEWS}
     return {node.GetLayoutName(): node for node in nodes if node.GetLayoutName() in tags}
@@ -102,7 +102,7 @@ def _show(composite: slicer.vtkMRMLSliceCompositeNode, volume: Optional[slicer.v
 
 def _fit(view: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLVolumeNode) -> None:
     """Centre a slice view on a volume and make all of it visible."""
-    bounds: List[float] = [0.0] * 6
+    bounds: list[float] = [0.0] * 6
     volume.GetRASBounds(bounds)
     low, high = np.array(bounds[::2]), np.array(bounds[1::2])
     width, height = view.GetDimensions()[:2]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Generator, Optional, TypeVar
+from typing import Any, Optional, TypeVar
 
 import numpy as np
 import slicer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Mapping, Optional, Sequence, Tuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Optional
 
 import slicer
 
@@ -13,7 +14,7 @@ from .nodes import show_range, voxels
 _LABELS = 5
 
 
-def value_range(node: slicer.vtkMRMLVolumeNode) -> Tuple[float, float]:
+def value_range(node: slicer.vtkMRMLVolumeNode) -> tuple[float, float]:
     """Least and largest value of a map: the ends of a threshold slider."""
     low, high = node.GetImageData().GetScalarRange()
     return float(low), float(high)
@@ -38,7 +39,7 @@ def show_overlay(
     name: Optional[str],
     composites: Sequence[slicer.vtkMRMLSliceCompositeNode],
     opacity: float = 0.5,
-    threshold: Optional[Tuple[float, float]] = None,
+    threshold: Optional[tuple[float, float]] = None,
     legend: bool = True,
 ) -> None:
     """Lay one map over what slice views show, in their foreground layer; None takes it away.
@@ -81,7 +82,7 @@ def forget_legends(maps: Iterable[slicer.vtkMRMLVolumeNode]) -> None:
             node.GetScene().RemoveNode(legend)
 
 
-def _limit(display: slicer.vtkMRMLScalarVolumeDisplayNode, threshold: Optional[Tuple[float, float]]) -> None:
+def _limit(display: slicer.vtkMRMLScalarVolumeDisplayNode, threshold: Optional[tuple[float, float]]) -> None:
     display.SetApplyThreshold(threshold is not None)
     if threshold is not None:
         display.SetAutoThreshold(False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Generator, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import slicer
@@ -61,7 +62,7 @@ class Wanted:
     warped: bool = True
     transform: Optional[str] = "full"
     inverse: bool = True
-    maps: Union[bool, Tuple[str, ...]] = True
+    maps: Union[bool, tuple[str, ...]] = True
     labels: bool = True
     measures: bool = True
 
@@ -104,11 +105,11 @@ class Result:
     warped: Optional[slicer.vtkMRMLScalarVolumeNode] = None
     transform: Optional[slicer.vtkMRMLTransformNode] = None
     inverse: Optional[slicer.vtkMRMLTransformNode] = None
-    maps: Dict[str, slicer.vtkMRMLVolumeNode] = field(default_factory=dict)
+    maps: dict[str, slicer.vtkMRMLVolumeNode] = field(default_factory=dict)
     labels: Optional[slicer.vtkMRMLLabelMapVolumeNode] = None
-    metrics: Dict[str, Any] = field(default_factory=dict)
-    tables: Dict[str, slicer.vtkMRMLTableNode] = field(default_factory=dict)
-    plots: Dict[str, slicer.vtkMRMLPlotChartNode] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, slicer.vtkMRMLTableNode] = field(default_factory=dict)
+    plots: dict[str, slicer.vtkMRMLPlotChartNode] = field(default_factory=dict)
     folder: int = 0
 
     @property
@@ -195,7 +196,7 @@ def load_steps(
     return loader.result
 
 
-def find_results(scene: slicer.vtkMRMLScene) -> List[Result]:
+def find_results(scene: slicer.vtkMRMLScene) -> list[Result]:
     """All results in a scene, the oldest first, also after it was saved and loaded again.
 
     A result of which the user deleted everything is left out, and its hidden node removed.
@@ -215,7 +216,7 @@ def find_results(scene: slicer.vtkMRMLScene) -> List[Result]:
 def remove_result(result: Result) -> None:
     """Take a result out of its scene, with everything that was made to show it; the user's own volumes stay."""
     scene = result.scene
-    roles: List[str] = []
+    roles: list[str] = []
     result.node.GetNodeReferenceRoles(roles)
     made = [result.node.GetNodeReference(role) for role in roles if role not in ("fixed", "moving")]
     for chart in result.plots.values():
@@ -226,7 +227,7 @@ def remove_result(result: Result) -> None:
     remove_unused_folder(scene, result.folder)
 
 
-def _nodes(scene: slicer.vtkMRMLScene, kind: str) -> List[slicer.vtkMRMLNode]:
+def _nodes(scene: slicer.vtkMRMLScene, kind: str) -> list[slicer.vtkMRMLNode]:
     return [scene.GetNthNodeByClass(n, kind) for n in range(scene.GetNumberOfNodesByClass(kind))]
 
 
@@ -256,8 +257,8 @@ def _rebuilt(node: slicer.vtkMRMLScriptedModuleNode) -> Optional[Result]:
     )
 
 
-def _group(node: slicer.vtkMRMLScriptedModuleNode, prefix: str) -> Iterator[Tuple[str, slicer.vtkMRMLNode]]:
-    roles: List[str] = []
+def _group(node: slicer.vtkMRMLScriptedModuleNode, prefix: str) -> Iterator[tuple[str, slicer.vtkMRMLNode]]:
+    roles: list[str] = []
     node.GetNodeReferenceRoles(roles)
     for role in roles:
         other = node.GetNodeReference(role)
@@ -278,14 +279,14 @@ class _Loader:
         label_names: Mapping[int, str],
     ) -> None:
         self.scene, self.folder, self.label_names = scene, folder, label_names
-        self.made: List[slicer.vtkMRMLNode] = []
+        self.made: list[slicer.vtkMRMLNode] = []
         ends = [node.GetName() if node is not None else word for node, word in ((moving, "moving"), (fixed, "fixed"))]
         self.base = name or " to ".join(ends)
         self.warped_name = f"{name} warped" if name else " warped to ".join(ends)
         self.result: Result
         self.fixed, self.moving = fixed, moving
 
-    def steps(self, wanted: Wanted) -> Iterator[Tuple[str, Callable[[], None]]]:
+    def steps(self, wanted: Wanted) -> Iterator[tuple[str, Callable[[], None]]]:
         """What is to be done, in order: a name and a function for each."""
         yield "result", self.start
         if wanted.warped:
@@ -300,7 +301,7 @@ class _Loader:
         if wanted.measures:
             yield "measures", self.measure
 
-    def _maps(self, wanted: Union[bool, Tuple[str, ...]]) -> List[str]:
+    def _maps(self, wanted: Union[bool, tuple[str, ...]]) -> list[str]:
         names = MAP_NAMES if wanted is True else wanted or ()
         return [name for name in names if self._find(name) is not None]
 

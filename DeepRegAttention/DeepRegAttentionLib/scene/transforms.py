@@ -7,8 +7,9 @@ coarse grid the two differ by tenths of a millimetre, so the grids of a result a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Optional
 
 import numpy as np
 import slicer
@@ -40,7 +41,7 @@ def interpolate_linearly(node: slicer.vtkMRMLTransformNode) -> None:
             part.SetInterpolationModeToLinear()
 
 
-def parts(transform: vtk.vtkAbstractTransform) -> List[vtk.vtkAbstractTransform]:
+def parts(transform: vtk.vtkAbstractTransform) -> list[vtk.vtkAbstractTransform]:
     """The simple transforms of a chain, in the order in which they are applied to a point."""
     found = vtk.vtkCollection()
     slicer.vtkMRMLTransformNode.FlattenGeneralTransform(found, transform)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Iterable, List, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from .translation import translator
 
@@ -36,7 +37,7 @@ def phrase_of(choices: Iterable[Choice], value: str) -> str:
     return found[0] if found else value
 
 
-def device_choices() -> List[Choice]:
+def device_choices() -> list[Choice]:
     """Where the network can run."""
     return [
         Choice("auto", _("Automatic")),
@@ -46,7 +47,7 @@ def device_choices() -> List[Choice]:
     ]
 
 
-def precision_choices() -> List[Choice]:
+def precision_choices() -> list[Choice]:
     """Arithmetic of the network."""
     return [
         Choice("auto", _("Automatic"), _("bfloat16 where it is faster than float32.")),
@@ -55,7 +56,7 @@ def precision_choices() -> List[Choice]:
     ]
 
 
-def prealign_choices() -> List[Choice]:
+def prealign_choices() -> list[Choice]:
     """Linear alignments before the network."""
     return [
         Choice("affine", _("Affine"), _("Translation, rotation, scaling and shear."), _("affine alignment")),
@@ -70,7 +71,7 @@ def prealign_choices() -> List[Choice]:
     ]
 
 
-def similarity_choices() -> List[Choice]:
+def similarity_choices() -> list[Choice]:
     """What the refinement maximises."""
     return [
         Choice(
@@ -99,7 +100,7 @@ def similarity_choices() -> List[Choice]:
     ]
 
 
-def transform_choices() -> List[Choice]:
+def transform_choices() -> list[Choice]:
     """What is kept of the transform."""
     return [
         Choice("full", _("Affine and displacement"), _("One node, exact to the last digit.")),

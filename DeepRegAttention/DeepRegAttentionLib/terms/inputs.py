@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 
 def _input(called: str, needs: Optional[str] = None) -> Any:
@@ -29,14 +30,14 @@ class Inputs:
     labels: Optional[str] = _input("label map of the moving image")
     fixed_labels: Optional[str] = _input("label map of the fixed image", needs="labels")
 
-    def to_dict(self) -> Dict[str, str]:
+    def to_dict(self) -> dict[str, str]:
         """Those that are given."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 NO_INPUTS = Inputs()
 
-INPUTS: Tuple[str, ...] = tuple(item.name for item in fields(Inputs))
+INPUTS: tuple[str, ...] = tuple(item.name for item in fields(Inputs))
 """The names of all inputs."""
 
 REQUIRED = ("fixed", "moving")

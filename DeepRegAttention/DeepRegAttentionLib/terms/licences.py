@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Callable, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Callable, Optional, Protocol
 
 from ..engine.models.info import ModelInfo
 from .settings import Settings
@@ -49,7 +50,7 @@ class Consents:
         accepted, undecided = self._answered(ACCEPTED), self._answered("")
         return replace(settings, accepted_licences=accepted, undecided_licences=undecided)
 
-    def _answered(self, answer: str) -> Tuple[str, ...]:
+    def _answered(self, answer: str) -> tuple[str, ...]:
         return tuple(name for name in self._restrictions if (self._memory.get(name) or "") == answer)
 
     def require(self, model: str, then: Answered) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum
-from typing import Container, Dict, List, Union
+from typing import Union
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Map:
         return f"{self.legend} ({self.unit})" if self.unit else self.legend
 
 
-MAPS: Dict[str, Map] = {
+MAPS: dict[str, Map] = {
     entry.key: entry
     for entry in (
         Map(
@@ -170,7 +171,7 @@ _RARE_FACTOR = 99.8
 _SAMPLES = 64
 
 
-def offered(present: Container[str]) -> List[Map]:
+def offered(present: Container[str]) -> list[Map]:
     """The maps that can be shown as colours, of those that are present by key, in the order of a menu."""
     return [entry for key, entry in MAPS.items() if key in present and key != VECTORS]
 
@@ -240,7 +241,7 @@ def length_scale(longest: float) -> ColourScale:
     return ColourScale("length", 0.0, float(f"{max(longest, 0.1):.2g}"))
 
 
-def jacobian_factor(values: Union[np.ndarray, List[float]]) -> float:
+def jacobian_factor(values: Union[np.ndarray, list[float]]) -> float:
     """The factor of volume change at which the colours of a Jacobian end: one that reads well, above 1."""
     values = np.asarray(values)
     positive = values[values > 0]

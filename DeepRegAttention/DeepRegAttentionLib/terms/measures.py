@@ -6,8 +6,9 @@ Plain Python: a row is made of the content of ``metrics.json``; who shows it dec
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from .translation import translator
 from .wording import stage_text
@@ -62,7 +63,7 @@ class Row:
     better: str
     decimals: int
     meaning: str
-    values: Tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
 
     @property
     def label(self) -> str:
@@ -71,7 +72,7 @@ class Row:
         return " ".join(part for part in parts if part)
 
     @property
-    def texts(self) -> Tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         """The values as they are shown, without the unit."""
         return tuple(number(value, self.decimals) for value in self.values)
 
@@ -141,7 +142,7 @@ _FORCE = (
 )
 
 
-def rows(metrics: Mapping[str, Any]) -> List[Row]:
+def rows(metrics: Mapping[str, Any]) -> list[Row]:
     """Everything that was measured of one registration, in the order in which it is shown.
 
     Parameters
@@ -164,23 +165,23 @@ def rows(metrics: Mapping[str, Any]) -> List[Row]:
     ]
 
 
-def _staged(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> List[Row]:
+def _staged(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> list[Row]:
     """With a value for each stage; a measure that no stage has is left out."""
     stages = [(values or {}).get(stage) or {} for stage in STAGES]
     known = [measure for measure in measures if any(measure.key in stage for stage in stages)]
     return [replace(row, values=tuple(_float(stage.get(row.key)) for stage in stages)) for row in known]
 
 
-def _single(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> List[Row]:
+def _single(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> list[Row]:
     values = values or {}
     return [replace(row, values=(_float(values[row.key]),)) for row in measures if row.key in values]
 
 
-def _tissues(values: Optional[Mapping[str, Any]]) -> List[Row]:
+def _tissues(values: Optional[Mapping[str, Any]]) -> list[Row]:
     return [replace(_TISSUE, key=name, name=_TISSUE.name.format(name)) for name in (values or {}).get("after", {})]
 
 
-def _times(seconds: Optional[Mapping[str, float]]) -> List[Row]:
+def _times(seconds: Optional[Mapping[str, float]]) -> list[Row]:
     if not seconds:
         return []
     named = {**{stage_text(stage): value for stage, value in seconds.items()}, _("All"): sum(seconds.values())}
@@ -197,13 +198,13 @@ def number(value: Optional[float], decimals: int) -> str:
     return ABSENT if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
 
 
-def tables(measured: Sequence[Row]) -> Dict[str, List[Row]]:
+def tables(measured: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by their section; a section without any is left out."""
     sections = {name: [row for row in measured if row.section == name] for name in SECTIONS}
     return {name: found for name, found in sections.items() if found}
 
 
-def columns(section: Sequence[Row]) -> Tuple[str, ...]:
+def columns(section: Sequence[Row]) -> tuple[str, ...]:
     """Heads of a table of rows of one section: the measure, and its value or values."""
     single = len(section[0].values) == 1
     return ("Measure", "Value") if single else ("Measure", *(stage.capitalize() for stage in STAGES))
@@ -229,22 +230,22 @@ class Structure:
     """How well one structure of the label maps matches: Dice, and HD95 in mm, before and after; NaN: not measured."""
 
     name: str
-    dice: Tuple[float, float]
-    hd95: Tuple[float, float]
+    dice: tuple[float, float]
+    hd95: tuple[float, float]
 
     @property
-    def rounded(self) -> Tuple[float, ...]:
+    def rounded(self) -> tuple[float, ...]:
         """The four numbers of ``STRUCTURE_COLUMNS``, as exact as they are shown."""
         return (*(round(n, DICE_DECIMALS) for n in self.dice), *(round(n, HD95_DECIMALS) for n in self.hd95))
 
     @property
-    def texts(self) -> Tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         """The name and the four numbers as they are shown."""
         numbers = ((self.dice, DICE_DECIMALS), (self.hd95, HD95_DECIMALS))
         return (self.name, *(number(value, decimals) for pair, decimals in numbers for value in pair))
 
 
-def structures(labels: Optional[Mapping[str, Any]], names: Mapping[int, str]) -> List[Structure]:
+def structures(labels: Optional[Mapping[str, Any]], names: Mapping[int, str]) -> list[Structure]:
     """Every structure that was measured, the worst overlap first.
 
     Parameters
@@ -260,7 +261,7 @@ def structures(labels: Optional[Mapping[str, Any]], names: Mapping[int, str]) ->
     dice, hd95 = ({stage: _by_label(labels[stage].get(key)) for stage in both} for key in ("dice", "hd95_mm"))
     order = sorted(dice["after"], key=lambda n: (_worst_if_absent(dice["after"][n]), n))
 
-    def pair(values: Mapping[str, Mapping[int, float]], n: int) -> Tuple[float, float]:
+    def pair(values: Mapping[str, Mapping[int, float]], n: int) -> tuple[float, float]:
         return values["before"].get(n, math.nan), values["after"].get(n, math.nan)
 
     return [Structure(structure_name(n, names), pair(dice, n), pair(hd95, n)) for n in order]
@@ -271,7 +272,7 @@ def structure_name(label: int, names: Mapping[int, str]) -> str:
     return names.get(label) or _("Structure {number}").format(number=label)
 
 
-def _by_label(values: Optional[Mapping[Any, Optional[float]]]) -> Dict[int, float]:
+def _by_label(values: Optional[Mapping[Any, Optional[float]]]) -> dict[int, float]:
     """With whole numbers for keys, which a file of metrics has as text."""
     return {int(label): _float(value) for label, value in (values or {}).items()}
 

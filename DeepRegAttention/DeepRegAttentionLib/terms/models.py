@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..engine.models.info import ModelInfo
 from .choices import Choice
@@ -12,7 +13,7 @@ from .translation import translator
 _ = translator(__name__)
 
 
-def model_choices(models: Sequence[ModelInfo], files: bool = True) -> List[Choice]:
+def model_choices(models: Sequence[ModelInfo], files: bool = True) -> list[Choice]:
     """The models, with choosing by itself first; `files`: whether any model file can be given."""
     return [
         Choice(AUTO, _("Choose for me, by modality and size")),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from colorsys import hsv_to_rgb
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Union
 
 import numpy as np
 
@@ -13,7 +14,7 @@ FOLD = "#ffd500"
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 # Evenly spaced; the perceptual ones are those of the same name in matplotlib.
-_STOPS: Dict[str, str] = {
+_STOPS: dict[str, str] = {
     "inferno": "000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754 d24644 e45a31 f1731d f98e09 fcac11 "
     "f9cb35 f2ea69 fcffa4",
     "magma": "000004 0a0822 1d1147 36106b 51127c 6a1c81 832681 9c2e7f b73779 d0416f e75263 f56b5c fc8961 fea772 "
@@ -30,7 +31,7 @@ _STOPS: Dict[str, str] = {
     "length": "8fd3ff fff3a8 ffb03a ff4747",
 }
 
-PALETTES: Tuple[str, ...] = tuple(_STOPS)
+PALETTES: tuple[str, ...] = tuple(_STOPS)
 """Names of all palettes."""
 
 
@@ -41,7 +42,7 @@ def colours(palette: str, where: Union[Sequence[float], np.ndarray]) -> np.ndarr
     return np.stack([np.interp(where, places, stops[:, channel]) for channel in range(3)], axis=-1)
 
 
-def rgb(code: str) -> List[float]:
+def rgb(code: str) -> list[float]:
     """Red, green, blue, 0 to 1, of a code such as ``"#ffd500"``."""
     return [int(code.lstrip("#")[n : n + 2], 16) / 255 for n in (0, 2, 4)]
 
@@ -55,7 +56,7 @@ PLAIN = code("jacobian", 0.15)
 """Colour of bars and lines of a plot."""
 
 
-def label_colour(number: int) -> Tuple[float, float, float]:
+def label_colour(number: int) -> tuple[float, float, float]:
     """Red, green, blue, 0 to 1, of a structure; numbers next to each other differ much."""
     # Multiples of the golden ratio, modulo 1, keep far apart.
     return hsv_to_rgb(number * _GOLDEN % 1, 0.65 + 0.35 * (number % 2), 0.95)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any
 
 from ..engine.errors import OptionError, suggestion
 from ..engine.options import RegistrationOptions, registration_values
@@ -24,7 +25,7 @@ DECIDED = ("refine", "precision")
 """The settings on which the shipped presets differ."""
 
 
-def read_preset(name_or_file: str) -> Dict[str, Any]:
+def read_preset(name_or_file: str) -> dict[str, Any]:
     """What a preset holds: the name of a shipped one, or a ``.json`` file with an object of options.
 
     Raises
@@ -53,12 +54,12 @@ def _shipped(name: str) -> Path:
     return resource_folder("Presets") / f"{name}.json"
 
 
-def shipped_presets() -> Dict[str, Dict[str, Any]]:
+def shipped_presets() -> dict[str, dict[str, Any]]:
     """What each shipped preset sets, by its name, from the quickest to the slowest."""
     return {name: read_preset(name) for name in SHIPPED}
 
 
-def preset_values(preset: Mapping[str, Any]) -> Dict[str, Any]:
+def preset_values(preset: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting that any shipped preset decides, so that one leaves nothing of another behind."""
     defaults = asdict(Settings())
     return {**{name: defaults[name] for name in DECIDED}, **registration_values(preset)}
@@ -86,7 +87,7 @@ def preset_of(settings: Settings, presets: Mapping[str, Mapping[str, Any]]) -> s
     return CUSTOM
 
 
-def preset_choices() -> List[Choice]:
+def preset_choices() -> list[Choice]:
     """The shipped presets, and settings that are none of them."""
     texts = {
         "fast": (_("Fast"), _("The network alone; where no model fits, refinement on coarse grids alone.")),

@@ -6,8 +6,9 @@ options again; here is said, before anything runs, what is missing and what woul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 from ..engine.errors import OptionError, suggestion
 from ..engine.options import MODEL_SUFFIX
@@ -53,15 +54,15 @@ class Settings:
     regularization: Optional[float] = None
     landmark_weight: float = 0.0
     spacing: Optional[float] = None
-    accepted_licences: Tuple[str, ...] = ()
-    undecided_licences: Tuple[str, ...] = ()
+    accepted_licences: tuple[str, ...] = ()
+    undecided_licences: tuple[str, ...] = ()
 
     @property
     def may_refine(self) -> bool:
         """Whether there may be a refinement: without a network always; the model's own number is not known here."""
         return self.refine != 0 or self.model == NONE
 
-    def options(self) -> Dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """As fields of ``RegistrationOptions``, plain values for JSON."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         file = values.pop("model_file")
@@ -152,7 +153,7 @@ def _missing_setting(inputs: Inputs, settings: Settings, outputs: Outputs) -> Op
     return None
 
 
-def enabled(settings: Settings, inputs: Inputs = NO_INPUTS) -> Dict[str, bool]:
+def enabled(settings: Settings, inputs: Inputs = NO_INPUTS) -> dict[str, bool]:
     """Whether each setting has an effect now; the others are greyed out rather than silently ignored."""
     refines = settings.may_refine
     return {
@@ -164,7 +165,7 @@ def enabled(settings: Settings, inputs: Inputs = NO_INPUTS) -> Dict[str, bool]:
     }
 
 
-def without_effect(settings: Settings, inputs: Inputs = NO_INPUTS) -> List[str]:
+def without_effect(settings: Settings, inputs: Inputs = NO_INPUTS) -> list[str]:
     """One sentence for each choice that will have no effect as the settings are."""
     if enabled(settings)["similarity"]:
         return []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Callable, List
+from typing import Callable
 
-_translate: List[Callable[[str, str], str]] = []
+_translate: list[Callable[[str, str], str]] = []
 
 
 def translate_with(function: Callable[[str, str], str]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -14,7 +15,7 @@ from ..engine.errors import OptionError
 from ..engine.fields import exponentiate, resize, smooth
 from ..engine.geometry import Grid, displacement_transform, voxels_to_mm
 
-Range = Tuple[float, float]
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Flip:
     """
 
     probability: float = 0.5
-    swap_labels: Optional[Tuple[Tuple[int, int], ...]] = None
+    swap_labels: Optional[tuple[tuple[int, int], ...]] = None
 
     def __post_init__(self) -> None:
         require_probability("augmentation.flip.probability", self.probability)
@@ -205,7 +206,7 @@ def mirror(grid: Grid) -> sitk.Transform:
     return reflection
 
 
-def swapped(labels: Tensor, pairs: Tuple[Tuple[int, int], ...]) -> Tensor:
+def swapped(labels: Tensor, pairs: tuple[tuple[int, int], ...]) -> Tensor:
     """Integer labels with the two of each pair exchanged."""
     result = labels.clone()
     for left, right in pairs:
@@ -223,7 +224,7 @@ def intensity_changes(augmentation: Augmentation) -> Callable[[Tensor, int], Ten
 class _Changes:
     """A class and no closure: loader processes are sent a copy of it."""
 
-    def __init__(self, chances: Dict[str, Chance]) -> None:
+    def __init__(self, chances: dict[str, Chance]) -> None:
         self.compose = _monai_steps(chances) if chances else None
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
@@ -238,7 +239,7 @@ def _monai_steps(chances: Mapping[str, Chance]) -> Any:
     # Imported where it is needed: MONAI takes seconds.
     from monai import transforms
 
-    make: Dict[str, Callable[[float, Range], Any]] = {
+    make: dict[str, Callable[[float, Range], Any]] = {
         "gamma": transforms.RandAdjustContrast,
         "contrast": lambda p, r: transforms.RandScaleIntensityFixedMean(p, (r[0] - 1, r[1] - 1)),
         "bias": lambda p, r: transforms.RandBiasField(3, r, prob=p),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Optional
 
 from ..engine.errors import OptionError, UnreadableFileError, suggestion
 
@@ -28,11 +29,11 @@ class TrainingCase:
     group: str = ""
 
 
-Pair = Tuple[TrainingCase, TrainingCase]
+Pair = tuple[TrainingCase, TrainingCase]
 COLUMNS = tuple(entry.name for entry in fields(TrainingCase))
 
 
-def read_cases(where: Path, root: Optional[Path] = None) -> List[TrainingCase]:
+def read_cases(where: Path, root: Optional[Path] = None) -> list[TrainingCase]:
     """The cases of a folder (:func:`find_cases`) or of a table.
 
     Parameters
@@ -79,7 +80,7 @@ def _require_columns(columns: Sequence[str], where: Path) -> None:
 
 
 def _case_of(row: Mapping[str, Optional[str]], root: Path, place: str) -> TrainingCase:
-    values: Dict[str, str] = {column: (row.get(column) or "").strip() for column in COLUMNS}
+    values: dict[str, str] = {column: (row.get(column) or "").strip() for column in COLUMNS}
     if not values["name"] or not values["image"]:
         raise OptionError(f"A name and an image are needed in {place}.")
     files = {column: root / values[column] for column in ("image", "labels", "landmarks", "mask") if values[column]}
@@ -89,7 +90,7 @@ def _case_of(row: Mapping[str, Optional[str]], root: Path, place: str) -> Traini
     return TrainingCase(values["name"], group=values["group"], **files)
 
 
-def find_cases(folder: Path) -> List[TrainingCase]:
+def find_cases(folder: Path) -> list[TrainingCase]:
     """The cases of a folder with ``images/`` and optionally ``labels/``, ``masks/`` and ``landmarks/``, by name.
 
     Label maps and masks have the name of their image, landmarks the same without its ending; hidden files do not
@@ -123,14 +124,14 @@ def _require_unique(names: Sequence[str], where: Path) -> None:
         raise OptionError(f"{where} holds more than one case “{twice[0]}”.")
 
 
-def all_pairs(cases: Sequence[TrainingCase]) -> List[Pair]:
+def all_pairs(cases: Sequence[TrainingCase]) -> list[Pair]:
     """Every ordered pair of different cases."""
     return [(fixed, moving) for fixed in cases for moving in cases if fixed is not moving]
 
 
 def choose_pairs(
     cases: Sequence[TrainingCase], pairing: str = "all", atlas: Optional[TrainingCase] = None
-) -> List[Pair]:
+) -> list[Pair]:
     """The ordered pairs (fixed, moving) in which the cases of one part of a data set are registered.
 
     Parameters
@@ -149,7 +150,7 @@ def choose_pairs(
     return all_pairs(cases)
 
 
-def select(cases: Sequence[TrainingCase], names: Sequence[str]) -> List[TrainingCase]:
+def select(cases: Sequence[TrainingCase], names: Sequence[str]) -> list[TrainingCase]:
     """The cases that are named, by themselves or by their group.
 
     Raises OptionError if a name fits none.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -32,7 +33,7 @@ from .cases import Pair, TrainingCase, choose_pairs, read_cases, select
 from .options import TrainingOptions
 from .synthetic import SyntheticPairs
 
-Item = Dict[str, Tensor]
+Item = dict[str, Tensor]
 CACHE_BYTES = 4 * 2**30
 """How much memory the images that have been read may take, in each process."""
 
@@ -48,10 +49,10 @@ class ImageCache:
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
-        self._images: OrderedDict[Tuple[str, Path], sitk.Image] = OrderedDict()
+        self._images: OrderedDict[tuple[str, Path], sitk.Image] = OrderedDict()
         self._bytes = 0
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         return {"limit": self.limit, "_images": OrderedDict(), "_bytes": 0}
 
     def get(self, kind: str, path: Path, read: Callable[[Path], sitk.Image]) -> sitk.Image:
@@ -103,7 +104,7 @@ class Change:
         flip = augmentation.flip
         self.mirrored = flip is not None and random.random() < flip.probability
 
-    def motions(self, grid: Grid) -> List[Motion]:
+    def motions(self, grid: Grid) -> list[Motion]:
         """For each image, from the grid's points to those where it lay before."""
         side = linear(mirror(grid) if self.mirrored else sitk.Transform(3, sitk.sitkIdentity))
         poses = [linear(random_pose(grid, self.augmentation.affine, self.random)) for _ in range(2)]
@@ -330,8 +331,8 @@ class EpochSampler(Sampler[int]):
 class Split(NamedTuple):
     """What is trained on and what chooses the weights; what is under ``test`` is in neither."""
 
-    training: List[Pair]
-    validation: List[Pair]
+    training: list[Pair]
+    validation: list[Pair]
 
 
 def split_pairs(options: TrainingOptions) -> Split:
@@ -359,7 +360,7 @@ def split_pairs(options: TrainingOptions) -> Split:
     return Split(training, some_pairs(judged, data.validation_pairs))
 
 
-def some_pairs(pairs: List[Pair], count: Optional[int]) -> List[Pair]:
+def some_pairs(pairs: list[Pair], count: Optional[int]) -> list[Pair]:
     """So many of the pairs, at random but always the same ones; all without a count."""
     if count is None or count >= len(pairs):
         return pairs

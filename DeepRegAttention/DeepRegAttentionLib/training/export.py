@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
@@ -47,11 +48,11 @@ class BestModel(Callback):
         self.validated = validated
         self.best = -float("inf")
 
-    def state_dict(self) -> Dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         return {"best": self.best}
 
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.best = state["best"]
 
@@ -74,7 +75,7 @@ class BestModel(Callback):
             save_model(module.network, info, self.path)
 
 
-def validation_means(metrics: Mapping[str, Any]) -> Dict[str, float]:
+def validation_means(metrics: Mapping[str, Any]) -> dict[str, float]:
     """What was logged as ``val/…``, without the prefix."""
     return {name[len("val/") :]: float(value) for name, value in metrics.items() if name.startswith("val/")}
 
@@ -99,7 +100,7 @@ def model_info(options: TrainingOptions, multiple: int, steps: int, measured: Ma
         The metadata lack an entry or hold an unknown one.
     """
     _require_metadata(options.metadata)
-    accuracy: Dict[str, Any] = {}
+    accuracy: dict[str, Any] = {}
     if measured:
         accuracy["data"] = "the pairs that chose the weights"
         accuracy["cases"] = list(options.validation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from typing import Any, Dict, List
+from typing import Any
 
 import lightning
 import torch
@@ -30,14 +30,14 @@ class RegistrationTraining(lightning.LightningModule):
         self.network = build_network(options.network, options.configuration)
         # Behind the weights that the run started from; a buffer, so that the checkpoint keeps it.
         self.register_buffer("earlier_steps", torch.tensor(0))
-        self._found: List[Dict[str, float]] = []
+        self._found: list[dict[str, float]] = []
 
     @property
     def multiple(self) -> int:
         """Each side of the working grid is a multiple of so many voxels."""
         return self.network.multiple
 
-    def training_step(self, batch: Dict[str, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """One pair: the weighted sum of the objective's terms."""
         output = self._register(batch)
         options = self.options
@@ -45,7 +45,7 @@ class RegistrationTraining(lightning.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=1)
         return terms["total"]
 
-    def _register(self, batch: Dict[str, Tensor]) -> NetworkOutput:
+    def _register(self, batch: dict[str, Tensor]) -> NetworkOutput:
         fixed, moving = batch["fixed"], batch["moving"]
         # torch's bfloat16 gradients are wrong on volumes smaller than a kernel (CPU), as the coarsest level may be.
         small = min(fixed.shape[2:]) < 3 * self.multiple and fixed.device.type == "cpu"
@@ -53,7 +53,7 @@ class RegistrationTraining(lightning.LightningModule):
             output: NetworkOutput = self.network(fixed, moving)
         return output
 
-    def validation_step(self, batch: Dict[str, Tensor], index: int) -> Tensor:
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """Every measure of the pair; returns the displacement."""
         displacement = self._register(batch).displacement
         self._found.append(measure(displacement, batch, self.options.structures))
@@ -70,11 +70,11 @@ class RegistrationTraining(lightning.LightningModule):
         # Every device logs the same means, which need no reduction.
         self.log_dict({f"val/{name}": mean for name, mean in mean_measures(found).items()}, batch_size=1)
 
-    def on_save_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the settings with the weights."""
         checkpoint["options"] = run_settings(self.options)
 
-    def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with other settings: OptionError names the first that differs."""
         before, now = checkpoint["options"], run_settings(self.options)
         changed = [name for name in now if now[name] != before.get(name)]
@@ -94,9 +94,9 @@ class RegistrationTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def run_settings(options: TrainingOptions) -> Dict[str, Any]:
+def run_settings(options: TrainingOptions) -> dict[str, Any]:
     """The settings that a run must keep to the end, as JSON gives them back."""
     free = ("data", "metadata", "workers", "tune", "regularization", "refine")
     values = {name: value for name, value in options_to_dict(options).items() if name not in free}
-    settings: Dict[str, Any] = json.loads(json.dumps(values))
+    settings: dict[str, Any] = json.loads(json.dumps(values))
     return settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from ..engine.similarity import SIMILARITY_LOSSES
 from .options import LossWeights
 
 Batch = Mapping[str, Tensor]
-Terms = Dict[str, Tensor]
+Terms = dict[str, Tensor]
 
 
 def objective(
@@ -81,7 +81,7 @@ def _factor(displacement: Tensor, image: Tensor) -> int:
 def driving_force_loss(output: NetworkOutput) -> Tensor:
     """Tie each level's force to the motion that still remained there: one minus their cosine, averaged."""
     final = output.displacement.detach()
-    losses: List[Tensor] = []
+    losses: list[Tensor] = []
     for level, force in enumerate(output.forces):
         remaining = resize_field(final, force.shape[2:])
         if level > 0:

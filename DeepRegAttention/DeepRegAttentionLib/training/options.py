@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 import yaml
 
@@ -69,7 +70,7 @@ class SearchRange:
     low: Optional[float] = None
     high: Optional[float] = None
     log: bool = False
-    choices: Tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
@@ -177,13 +178,13 @@ class TrainingOptions:
     name: str
     network: str
     data: DataOptions
-    metadata: Dict[str, Any]
-    configuration: Dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any]
+    configuration: dict[str, Any] = field(default_factory=dict)
     intensity: IntensityRecipe = field(default_factory=IntensityRecipe)
-    validation: Tuple[str, ...] = ()
-    test: Tuple[str, ...] = ()
-    structures: Dict[str, int] = field(default_factory=dict)
-    ignore_labels: Tuple[int, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    structures: dict[str, int] = field(default_factory=dict)
+    ignore_labels: tuple[int, ...] = ()
     labels_a_step: Optional[int] = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     spacing: Optional[float] = 2.0
@@ -202,7 +203,7 @@ class TrainingOptions:
     precision: str = "auto"
     workers: int = 0
     seed: int = 1
-    tune: Dict[str, SearchRange] = field(default_factory=dict)
+    tune: dict[str, SearchRange] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require_choice("network", self.network, NETWORKS)
@@ -256,7 +257,7 @@ class TrainingOptions:
         return replace(self, weights=replace(self.weights, **weights), **own)
 
 
-TUNABLE: Dict[str, Tuple[str, ...]] = {
+TUNABLE: dict[str, tuple[str, ...]] = {
     **{f"weights.{entry.name}": () for entry in fields(LossWeights)},
     "learning_rate": (),
     "regularization": (),
@@ -296,7 +297,7 @@ def read_training_options(path: Path, preset: Optional[Mapping[str, Any]] = None
     return options
 
 
-def _read_yaml(path: Path) -> Dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -308,7 +309,7 @@ def _read_yaml(path: Path) -> Dict[str, Any]:
     return values
 
 
-def _apply_preset(values: Dict[str, Any], preset: Optional[Mapping[str, Any]]) -> None:
+def _apply_preset(values: dict[str, Any], preset: Optional[Mapping[str, Any]]) -> None:
     if preset is None:
         return
     if not isinstance(preset.get("train"), dict):
@@ -317,7 +318,7 @@ def _apply_preset(values: Dict[str, Any], preset: Optional[Mapping[str, Any]]) -
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
 
 
-def _read_search(entries: Any) -> Dict[str, SearchRange]:
+def _read_search(entries: Any) -> dict[str, SearchRange]:
     if not isinstance(entries, dict):
         raise OptionError("“tune” must hold settings and their ranges.")
     return {name: _read_range(name, entry) for name, entry in entries.items()}
@@ -340,7 +341,7 @@ def _read_range(name: str, entry: Any) -> SearchRange:
     return found
 
 
-def options_to_dict(options: TrainingOptions) -> Dict[str, Any]:
+def options_to_dict(options: TrainingOptions) -> dict[str, Any]:
     """The options as plain values."""
     return asdict(options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import lightning
 import numpy as np
@@ -36,7 +36,7 @@ class Pictures(Callback):
         trainer: lightning.Trainer,
         module: Any,
         outputs: Any,
-        batch: Dict[str, Tensor],
+        batch: dict[str, Tensor],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:

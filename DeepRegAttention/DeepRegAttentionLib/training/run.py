@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Optional, Union
 
 import lightning
 import torch
@@ -25,7 +25,7 @@ from .options import TrainingOptions
 from .pictures import Pictures
 from .progress import TrainingProgress
 
-Loader = DataLoader[Dict[str, Tensor]]
+Loader = DataLoader[dict[str, Tensor]]
 CHECKPOINT = "last.ckpt"
 
 
@@ -76,7 +76,7 @@ class TrainingData(lightning.LightningDataModule):
         dataset = training_items(options, self.split.training, self.multiple, start_draws)
         return self._loader(dataset, EpochSampler(options.epoch_steps * options.accumulate, rank, devices))
 
-    def val_dataloader(self) -> List[Loader]:
+    def val_dataloader(self) -> list[Loader]:
         """The share of this device in the validation pairs; no loader if there are none."""
         if not self.judged:
             return []
@@ -95,7 +95,7 @@ class TrainingData(lightning.LightningDataModule):
             persistent_workers=workers > 0,
         )
 
-    def _place(self) -> Tuple[int, int]:
+    def _place(self) -> tuple[int, int]:
         """Which device it is and of how many."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
@@ -201,9 +201,9 @@ def load_start(module: RegistrationTraining, model: str) -> None:
     module.earlier_steps.fill_(found.info.steps)
 
 
-def make_callbacks(options: TrainingOptions, output: Path, model: Path, judged: bool) -> List[Callback]:
+def make_callbacks(options: TrainingOptions, output: Path, model: Path, judged: bool) -> list[Callback]:
     """What happens beside the steps: the model file, progress, pictures, early stop, the checkpoint (last)."""
-    callbacks: List[Callback] = [BestModel(model, judged), TrainingProgress()]
+    callbacks: list[Callback] = [BestModel(model, judged), TrainingProgress()]
     if judged:
         callbacks.append(Pictures(output / "pictures"))
     if judged and options.patience is not None:

@@ -6,8 +6,9 @@ judged by the overlap of their labels, learns what the contrasts have in common.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from ..engine.errors import OptionError
 from ..engine.fields import exponentiate, warp
 from .augmentation import Augmentation, Chance, intensity_changes, require_probability, smooth_noise
 
-Item = Dict[str, Tensor]
+Item = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class SyntheticOptions:
         deviation of the noise for intensities in 0..1.
     """
 
-    shape: Tuple[int, int, int] = (64, 64, 64)
+    shape: tuple[int, int, int] = (64, 64, 64)
     shapes: int = 16
-    scale: Tuple[float, float] = (5.0, 16.0)
+    scale: tuple[float, float] = (5.0, 16.0)
     from_labels: bool = False
     alike: float = 0.3
     deformation: float = 3.0
-    smoothness: Tuple[float, float] = (8.0, 16.0)
+    smoothness: tuple[float, float] = (8.0, 16.0)
     blur: float = 1.0
     bias: float = 0.3
     noise: float = 0.05

@@ -9,11 +9,12 @@ import math
 import multiprocessing
 import os
 import warnings
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Optional
 
 import lightning
 import numpy as np
@@ -160,11 +161,11 @@ def _open_storage(where: str) -> optuna.storages.BaseStorage:
     return optuna.storages.JournalStorage(JournalFileBackend(where, lock))
 
 
-def _setup(options: TrainingOptions, tuning: TuningOptions) -> Dict[str, Any]:
+def _setup(options: TrainingOptions, tuning: TuningOptions) -> dict[str, Any]:
     """All that makes trials comparable, as JSON gives it back; where the data lies does not matter."""
     values = {key: value for key, value in options_to_dict(options).items() if key not in ("data", "metadata")}
     # The steps that the model file recommends change no trial: the study's own stand in their place.
-    setup: Dict[str, Any] = json.loads(json.dumps({**values, "refine": tuning.refine}))
+    setup: dict[str, Any] = json.loads(json.dumps({**values, "refine": tuning.refine}))
     return setup
 
 
@@ -231,11 +232,11 @@ class _Pruning(Callback):
 
 def _judge(
     module: RegistrationTraining, options: TrainingOptions, pairs: Loader, refine_steps: int
-) -> Dict[str, float]:
+) -> dict[str, float]:
     """Each measure's mean over the validation pairs, after the refinement if it has steps."""
     device = choose_device("auto")
     module.to(device).eval()
-    found: List[Mapping[str, float]] = []
+    found: list[Mapping[str, float]] = []
     for batch in pairs:
         batch = {name: value.to(device) for name, value in batch.items()}
         displacement = _register(module, options, batch, refine_steps)
@@ -277,12 +278,12 @@ def write_results(study: optuna.Study, options: TrainingOptions, tuning: TuningO
     return best
 
 
-def make_preset(trial: FrozenTrial, options: TrainingOptions, tuning: TuningOptions) -> Dict[str, Dict[str, Any]]:
+def make_preset(trial: FrozenTrial, options: TrainingOptions, tuning: TuningOptions) -> dict[str, dict[str, Any]]:
     """The values of a trial as a preset: ``train`` (settings of a training configuration) and ``register``.
 
     The section ``register`` holds the refinement that was judged; it is empty if the trials did not refine.
     """
-    train: Dict[str, Any] = {}
+    train: dict[str, Any] = {}
     for name, value in trial.params.items():
         section, _, key = name.rpartition(".")
         (train.setdefault(section, {}) if section else train)[key] = value
@@ -291,7 +292,7 @@ def make_preset(trial: FrozenTrial, options: TrainingOptions, tuning: TuningOpti
     return {"register": refined if "regularization" in trial.params else {}, "train": train}
 
 
-def write_trials(trials: List[FrozenTrial], path: Path) -> None:
+def write_trials(trials: list[FrozenTrial], path: Path) -> None:
     """One row a trial: number, state, seconds, measures (empty if it was stopped) and values."""
     values = sorted({name for trial in trials for name in trial.params})
     measures = sorted({name for trial in trials for name in trial.user_attrs})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Dict, List, Mapping, Tuple, Type, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..engine.errors import OptionError, suggestion
 
@@ -13,7 +14,7 @@ Kind = TypeVar("Kind")
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-def build(kind: Type[Kind], values: Any, prefix: str = "") -> Kind:
+def build(kind: type[Kind], values: Any, prefix: str = "") -> Kind:
     """An instance of a dataclass, every value checked against and brought to the kind that its field names.
 
     Parameters
@@ -64,23 +65,23 @@ def convert(hint: Any, value: Any, name: str) -> Any:
     return _convert_plain(hint, value, name)
 
 
-def _convert_union(arguments: Tuple[Any, ...], value: Any, name: str) -> Any:
+def _convert_union(arguments: tuple[Any, ...], value: Any, name: str) -> Any:
     """Of the form Optional[kind]."""
     if value is None and type(None) in arguments:
         return None
     return convert(next(kind for kind in arguments if kind is not type(None)), value, name)
 
 
-def _convert_list(arguments: Tuple[Any, ...], value: Any, name: str) -> Tuple[Any, ...]:
+def _convert_list(arguments: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise OptionError(f"“{name}” must be a list, such as [{value}]; “{value}” is none.")
-    kinds: List[Any] = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+    kinds: list[Any] = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
     if len(kinds) != len(value):
         raise OptionError(f"“{name}” must be a list of {len(kinds)}; “{list(value)}” is not.")
     return tuple(convert(kind, item, name) for kind, item in zip(kinds, value))
 
 
-def _convert_mapping(arguments: Tuple[Any, ...], value: Any, name: str) -> Dict[str, Any]:
+def _convert_mapping(arguments: tuple[Any, ...], value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise OptionError(f"“{name}” must hold settings (name: value); “{value}” does not.")
     return {str(key): convert(arguments[1], item, f"{name}.{key}") for key, item in value.items()}

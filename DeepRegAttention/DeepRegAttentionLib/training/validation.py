@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Optional
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ FOLD_PENALTY = 0.1
 
 def measure(
     displacement: Tensor, batch: Mapping[str, Tensor], structures: Optional[Mapping[str, int]] = None
-) -> Dict[str, float]:
+) -> dict[str, float]:
     """Judge a displacement of one pair.
 
     Parameters
@@ -56,13 +57,13 @@ def measure(
     return measures
 
 
-def mean_measures(found: Sequence[Mapping[str, float]]) -> Dict[str, float]:
+def mean_measures(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of every measure over the pairs that have it."""
     names = sorted({name for measures in found for name in measures})
     return {name: float(np.mean([measures[name] for measures in found if name in measures])) for name in names}
 
 
-def dice_by_label(fixed: Tensor, warped: Tensor) -> Dict[int, float]:
+def dice_by_label(fixed: Tensor, warped: Tensor) -> dict[int, float]:
     """Dice of every label without 0 that one of two integer maps of the same shape has."""
     size = int(max(fixed.max(), warped.max())) + 1
     a, b = (torch.bincount(x.flatten().int(), minlength=size).float() for x in (fixed, warped))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Tuple, Union
+from typing import Union
 
 from ..engine.errors import UnreadableFileError
 from ..engine.result_folder import METRICS_FILE
@@ -35,8 +36,8 @@ class Access:
         Real paths of further single files or DICOM folders.
     """
 
-    folders: Tuple[Path, ...] = ()
-    files: Tuple[Path, ...] = ()
+    folders: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def to(cls, folders: Iterable[PathLike], files: Iterable[PathLike] = ()) -> Access:
@@ -77,7 +78,7 @@ class Access:
             raise UnreadableFileError(f"{text} holds links to files outside the folders that this viewer may read.")
         return real
 
-    def entries(self, folder: Path) -> List[Dict[str, str]]:
+    def entries(self, folder: Path) -> list[dict[str, str]]:
         """What to choose from in a folder: ``name``, ``path`` and ``kind`` (folder, result or image), sorted.
 
         Hidden files and links that lead outside are left out.
@@ -93,7 +94,7 @@ def _real_path(text: PathLike) -> Path:
         raise UnreadableFileError(f"{text!r} is not a path that can be followed.") from error
 
 
-def _entry(path: Path) -> Dict[str, str]:
+def _entry(path: Path) -> dict[str, str]:
     kind = ""
     if path.is_dir():
         kind = "result" if (path / METRICS_FILE).is_file() else "folder"

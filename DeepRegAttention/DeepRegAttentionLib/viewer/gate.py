@@ -10,9 +10,10 @@ import asyncio
 import hmac
 import secrets
 import shutil
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -72,7 +73,7 @@ class Service:
     upload_mib: int = 2048
     leave_s: float = 300.0
 
-    def for_session(self) -> Dict[str, Any]:
+    def for_session(self) -> dict[str, Any]:
         """What a session's process has to know of it, as plain values."""
         return {
             "result": str(self.result) if self.result else None,
@@ -89,7 +90,7 @@ class Gate:
         self.token = secrets.token_urlsafe(24)
         self._service = service
         self._pool = Pool(service.for_session(), service.sessions, service.leave_s)
-        self._owners: Set[str] = set()
+        self._owners: set[str] = set()
         self._client: Optional[aiohttp.ClientSession] = None
         self._runner: Optional[web.AppRunner] = None
 
@@ -295,7 +296,7 @@ async def _copy(source: Any, target: Any) -> None:
 
 
 async def _until_first(*jobs: Awaitable[None]) -> None:
-    tasks: List[asyncio.Future[None]] = [asyncio.ensure_future(job) for job in jobs]
+    tasks: list[asyncio.Future[None]] = [asyncio.ensure_future(job) for job in jobs]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Optional
 
 import SimpleITK as sitk
 
@@ -47,7 +47,7 @@ class ChosenImages:
         self.before_change: Callable[[], None] = lambda: None
         self.on_choice: Callable[[], None] = lambda: None
         self._page = page
-        self._images: Dict[str, ChosenImage] = {}
+        self._images: dict[str, ChosenImage] = {}
         page.set(
             inputs=dict.fromkeys(ROLES, ""),
             browsing="",

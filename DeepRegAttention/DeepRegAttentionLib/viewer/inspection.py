@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Optional
 
 from ..scene.compare import AXES, Comparison, aligned_volume
 from ..scene.deformation import STYLES, default_spacing, show_deformation, show_force_arrows
@@ -64,7 +64,7 @@ class Slices:
 
     def tell_windows(self) -> None:
         """Renew the brightness sliders from the volumes that the views show."""
-        shown: Dict[str, Any] = {}
+        shown: dict[str, Any] = {}
         for tag, title in zip(st.SLICES, ("Fixed", "Moving", "Warped")):
             volume = self._page.stage.background(tag)
             if volume is not None and volume.GetID() not in {v.GetID() for v in shown.values()}:
@@ -77,7 +77,7 @@ class Slices:
             st.set_window(volume, float(low), float(high))
 
 
-def _window_entry(title: str, volume: Any) -> Dict[str, Any]:
+def _window_entry(title: str, volume: Any) -> dict[str, Any]:
     low, high = st.value_range(volume)
     shown = st.window(volume)
     step = (high - low) / _STEPS
@@ -185,7 +185,7 @@ class Inspection:
         show_overlay(self._result.maps, name, composites, float(state.opacity), self._threshold(), bool(state.legend))
         self._page.stage.render()
 
-    def _threshold(self) -> Optional[Tuple[float, float]]:
+    def _threshold(self) -> Optional[tuple[float, float]]:
         """What the slider says; None at both of its ends, where rounding must hide nothing."""
         (low, high), ends = self._page.state.threshold, self._page.state.threshold_ends
         return None if low <= ends["min"] and high >= ends["max"] else (float(low), float(high))
@@ -260,6 +260,6 @@ class Inspection:
             self._page.set(slice_value=state.slice_value + (step if key == "arrowup" else -step))
 
 
-def titles() -> List[Dict[str, str]]:
+def titles() -> list[dict[str, str]]:
     """The comparisons, for a menu."""
     return [{"title": "Warped" if name == "off" else name.capitalize(), "value": name} for name in COMPARISONS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any
 
 from trame.ui.vuetify3 import VAppLayout
 from trame.widgets import client, html
@@ -173,7 +173,7 @@ def _advanced() -> None:
     html.Div("{{ device_text }}", classes="text-caption", id="device")
 
 
-def _list(label: str, name: str, choices: List[Choice], **more: Any) -> None:
+def _list(label: str, name: str, choices: list[Choice], **more: Any) -> None:
     """A setting that is chosen from a list."""
     v.VSelect(label=label, v_model=(name,), items=(f"{name}_choices", entries(choices)), **more, **FIELD)
 

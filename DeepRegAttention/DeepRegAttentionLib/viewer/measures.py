@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -12,7 +13,7 @@ from ..terms.palettes import FOLD, PLAIN
 _WIDTH, _HEIGHT, _BASE = 300, 110, 92
 
 
-def table_entries(metrics: Mapping[str, Any]) -> List[Dict[str, Any]]:
+def table_entries(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a result's metrics hold, as tables of ``title``, ``head`` and ``rows`` of text."""
     entries = [
         {"title": table_title(name), "head": list(columns(found)), "rows": [[row.label, *row.texts] for row in found]}

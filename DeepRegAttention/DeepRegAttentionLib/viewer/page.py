@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Awaitable, Coroutine
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Coroutine, Dict, Optional, Set, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from ..engine.errors import RegistrationError
 from .access import Access
@@ -37,7 +38,7 @@ class Page:
         self.access = access
         self.folder = folder
         self.stage = Stage(server)
-        self._tasks: Set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.set(error="", notice="")
 
     @property
@@ -88,7 +89,7 @@ class Page:
         except RegistrationError as error:
             self.fail(str(error))
 
-    def uncaught(self, loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
+    def uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """For the event loop: log what nobody caught, and tell the user that it happened."""
         loop.default_exception_handler(context)
         self.unexpected()

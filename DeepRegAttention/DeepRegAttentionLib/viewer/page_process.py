@@ -13,8 +13,9 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Dict
+from typing import Any, Callable
 
 # The port is all that the front process expects to hear.
 os.environ["WSLINK_READY_MSG"] = ""
@@ -42,7 +43,7 @@ class Viewer:
         What the front process wrote: ``folder``, ``secret``, ``result``, ``folders``, ``files``.
     """
 
-    def __init__(self, task: Dict[str, Any]) -> None:
+    def __init__(self, task: dict[str, Any]) -> None:
         self._task = task
         self._server = get_server(client_type="vue3")
         self._server.enable_module(web_module)
@@ -121,7 +122,7 @@ def main() -> None:
     os._exit(0)
 
 
-async def _serve(task: Dict[str, Any]) -> None:
+async def _serve(task: dict[str, Any]) -> None:
     await Viewer(task).serve()
 
 

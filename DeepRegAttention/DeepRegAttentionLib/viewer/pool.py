@@ -12,7 +12,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Dict, List, Optional
+from typing import IO, Any, Optional
 
 SESSION_COMMAND = (sys.executable, "-m", f"{__package__}.page_process")
 
@@ -88,12 +88,12 @@ class Pool:
         A session ends when its page was closed for so long.
     """
 
-    def __init__(self, settings: Dict[str, Any], limit: int, leave_s: float) -> None:
+    def __init__(self, settings: dict[str, Any], limit: int, leave_s: float) -> None:
         self._settings = settings
         self._limit = limit
         self._leave_s = leave_s
-        self._sessions: Dict[str, Session] = {}
-        self._tasks: List[asyncio.Task[None]] = []
+        self._sessions: dict[str, Session] = {}
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to look for sessions that were left."""

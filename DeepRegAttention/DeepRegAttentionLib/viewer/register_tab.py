@@ -7,9 +7,10 @@ import contextlib
 import shutil
 import sys
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Optional
 
 from ..engine.errors import LicenceError, UnreadableFileError
 from ..engine.models.listing import list_models
@@ -53,7 +54,7 @@ class RegisterTab:
         self._client.logged.connect(lambda line: print(line, file=sys.stderr))
         self._job: Optional[Job] = None
         self._watched: Any = None
-        self._devices: Optional[Dict[str, Any]] = None
+        self._devices: Optional[dict[str, Any]] = None
         self._presets = shipped_presets()
         self._models = [model.info for model in list_models()]
         self._model_choices = model_choices(self._models, files=False)
@@ -224,6 +225,6 @@ async def events_of(client: WorkerClient, job: Job) -> AsyncIterator[Event]:
         yield event
 
 
-def entries(choices: Iterable[Choice]) -> List[Dict[str, str]]:
+def entries(choices: Iterable[Choice]) -> list[dict[str, str]]:
     """Choices as the items of a list on the page."""
     return [{"title": choice.text, "value": choice.value} for choice in choices]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Optional
 
 from ..engine.errors import RegistrationError
 from ..engine.result_folder import read_metrics, recorded_inputs
@@ -119,7 +119,7 @@ async def _in_steps(steps: Any, say: Callable[[str], None]) -> Result:
         await asyncio.sleep(0)
 
 
-def _absence(lacking: Dict[str, str]) -> str:
+def _absence(lacking: dict[str, str]) -> str:
     """One sentence on the images that a result cannot be shown with."""
     both = len(lacking) == 2
     roles = "fixed and moving images" if both else f"{next(iter(lacking))} image"

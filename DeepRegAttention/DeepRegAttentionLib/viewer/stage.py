@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional
 
 import slicer
 from trame_slicer.core import SlicerApp
@@ -30,7 +31,7 @@ _SAMPLES_PER_PIXEL = 0
 
 _CLOSER = 1.25
 
-Range = Tuple[float, float]
+Range = tuple[float, float]
 
 
 class Stage:
@@ -101,7 +102,7 @@ class Stage:
         """A view by its tag."""
         return self._app.view_manager.get_view(tag)
 
-    def _slices(self) -> List[SliceView]:
+    def _slices(self) -> list[SliceView]:
         return [self.view(tag) for tag in SLICES]
 
     def _logic(self, tag: str) -> slicer.vtkMRMLSliceLogic:
@@ -218,7 +219,7 @@ class Stage:
         """Of all slice views."""
         return str(self.view(FIXED).get_orientation())
 
-    def offset(self) -> Dict[str, float]:
+    def offset(self) -> dict[str, float]:
         """Where the slices are, in mm: ``value``, ``min``, ``max`` and ``step``."""
         view = self.view(FIXED)
         low, high = view.get_slice_range()
@@ -285,13 +286,13 @@ class Stage:
         self._app.io_manager.save_scene(path)
 
 
-def _bounds(volume: slicer.vtkMRMLVolumeNode) -> List[float]:
+def _bounds(volume: slicer.vtkMRMLVolumeNode) -> list[float]:
     bounds = [0.0] * 6
     volume.GetRASBounds(bounds)
     return bounds
 
 
-def _extents(bounds: List[List[float]]) -> List[Tuple[List[float], List[float]]]:
+def _extents(bounds: list[list[float]]) -> list[tuple[list[float], list[float]]]:
     """Lower and upper ends of several boxes along each axis."""
     return [([box[2 * n] for box in bounds], [box[2 * n + 1] for box in bounds]) for n in range(3) if bounds]
 

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from typing import IO, Any, Callable, Optional, Sequence
+from collections.abc import Sequence
+from typing import IO, Any, Callable, Optional
 
 from ..jobs.client import WORKER_ARGUMENTS
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Dict, Mapping, NamedTuple, Optional
+from collections.abc import Mapping
+from typing import Callable, NamedTuple, Optional
 
 SECONDS: Mapping[str, float] = {
     "read": 0.3,
@@ -47,7 +48,7 @@ class Pace:
     """
 
     def __init__(self, expected: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
-        self.seconds: Dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
         self._expected = dict(expected)
         self._clock = clock
         self._start = self._began = clock()

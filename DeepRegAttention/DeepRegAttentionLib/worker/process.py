@@ -14,10 +14,11 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from ..engine.errors import CancelledError, LicenceError, RegistrationError, RegistrationWarning
 from ..engine.threads import wait_passively
@@ -136,7 +137,7 @@ class Run:
         self._say = say
         self._said = ("", 0.0)
 
-    def execute(self, seconds: Dict[str, float]) -> Event:
+    def execute(self, seconds: dict[str, float]) -> Event:
         """Do the job, and tidy up after it.
 
         Parameters
@@ -159,7 +160,7 @@ class Run:
         finally:
             self.tidy()
 
-    def _execute(self, seconds: Dict[str, float]) -> Event:
+    def _execute(self, seconds: dict[str, float]) -> Event:
         from ..case import read_case, register_case
         from ..engine.method import likely_steps
         from ..engine.options import RegistrationOptions
@@ -215,7 +216,7 @@ class Run:
             remove_partial(self.folder)
 
 
-def expected_seconds(job: Job, steps: int, model: str, seconds: Dict[str, float]) -> Dict[str, float]:
+def expected_seconds(job: Job, steps: int, model: str, seconds: dict[str, float]) -> dict[str, float]:
     """Seconds of each stage that this job will have, in their order."""
     left_out = {"measure"} if job.inputs.labels is None else set()
     if model == "none":
@@ -225,7 +226,7 @@ def expected_seconds(job: Job, steps: int, model: str, seconds: Dict[str, float]
     }
 
 
-def learn(seconds: Dict[str, float], measured: Dict[str, float], steps: int) -> None:
+def learn(seconds: dict[str, float], measured: dict[str, float], steps: int) -> None:
     """Expect of the next job what this one took."""
     steps_took = measured.get("refine", 0.0)
     seconds.update(measured, refine=steps_took / steps if steps else seconds["refine"])
@@ -238,7 +239,7 @@ class Worker:
         self._channel = channel
         self._lock = threading.Lock()
         self._waiting: queue.Queue[Union[Job, DeviceQuestion]] = queue.Queue()
-        self._runs: Dict[str, Run] = {}
+        self._runs: dict[str, Run] = {}
         self._current: Optional[Run] = None
         self._ready = threading.Event()
         self._seconds = dict(SECONDS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -43,8 +44,8 @@ class Consent(NamedTuple):
         Those about which the user is to be asked; any others are passed over.
     """
 
-    accepted: Tuple[str, ...] = ()
-    undecided: Tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
 
     def covers(self, info: ModelInfo) -> bool:
         """Whether a model may be chosen."""
@@ -64,7 +65,7 @@ class Facts(NamedTuple):
         Whether its values are Hounsfield units.
     """
 
-    extent: Tuple[float, float, float]
+    extent: tuple[float, float, float]
     has_background: bool
     is_hounsfield: bool
 
@@ -80,7 +81,7 @@ _NO_CONSENT = Consent()
 
 def choose_models(
     fixed: sitk.Image, moving: sitk.Image, models: Sequence[ModelFile], consent: Consent = _NO_CONSENT
-) -> List[ModelChoice]:
+) -> list[ModelChoice]:
     """The models that may suit two images, the likeliest first, by what the images themselves tell.
 
     1. Values: images in Hounsfield units (one voxel in a hundred below -100) get models of CT, others get
@@ -134,7 +135,7 @@ def _hint(fitting: Sequence[ModelFile], consent: Consent) -> str:
     return f"{hint} {info.restriction}"
 
 
-def _one_of_each_anatomy(models: Sequence[ModelFile]) -> List[ModelFile]:
+def _one_of_each_anatomy(models: Sequence[ModelFile]) -> list[ModelFile]:
     """Where one model does not explain the images, another of the same organ hardly will."""
     return list({model.info.anatomy: model for model in reversed(models)}.values())[::-1]
 
@@ -167,12 +168,12 @@ def _trained_on(info: ModelInfo) -> str:
     return f"was trained on {_lengths(info.extent_mm)}{where}"
 
 
-def _nearest_one(candidates: Sequence[Tuple[ModelFile, Tuple[float, float, float]]], facts: Sequence[Facts]) -> str:
+def _nearest_one(candidates: Sequence[tuple[ModelFile, tuple[float, float, float]]], facts: Sequence[Facts]) -> str:
     nearest, _ = min(candidates, key=lambda one: _worst(one[1], facts))
     return f"; the nearest, {nearest.info.name}, {_trained_on(nearest.info)}"
 
 
-def models_for_field(extent: Sequence[float], models: Sequence[ModelFile]) -> List[ModelFile]:
+def models_for_field(extent: Sequence[float], models: Sequence[ModelFile]) -> list[ModelFile]:
     """The models that may be chosen for images of this size (mm, in any order of the axes), before they are known."""
     return [
         model
@@ -181,12 +182,12 @@ def models_for_field(extent: Sequence[float], models: Sequence[ModelFile]) -> Li
     ]
 
 
-def _of_a_size(models: Sequence[ModelFile]) -> List[Tuple[ModelFile, Tuple[float, float, float]]]:
+def _of_a_size(models: Sequence[ModelFile]) -> list[tuple[ModelFile, tuple[float, float, float]]]:
     """The models that are made for objects of a certain size, with that size in mm."""
     return [(model, model.info.extent_mm) for model in models if model.info.extent_mm is not None]
 
 
-def foreground_extent(image: sitk.Image) -> Tuple[float, float, float]:
+def foreground_extent(image: sitk.Image) -> tuple[float, float, float]:
     """Size in mm of the box around what differs from the background: left-right, front-back, head-foot.
 
     The box is aligned with the voxel axes; each counts as the patient axis that it is closest to.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 from ..errors import ModelError
 from ..intensity import IntensityRecipe
@@ -64,7 +65,7 @@ class ModelInfo:
 
     name: str
     network: str
-    configuration: Dict[str, Any]
+    configuration: dict[str, Any]
     intensity: IntensityRecipe
     spacing: Optional[float]
     shape_multiple: int
@@ -72,7 +73,7 @@ class ModelInfo:
     refine: int
     modality: str
     anatomy: str
-    extent_mm: Optional[Tuple[float, float, float]]
+    extent_mm: Optional[tuple[float, float, float]]
     inter_subject: bool
     background: Optional[bool] = None
     description: str = ""
@@ -80,7 +81,7 @@ class ModelInfo:
     licence: str = ""
     restriction: str = ""
     citation: str = ""
-    accuracy: Dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] = field(default_factory=dict)
     steps: int = 0
     version: str = "1"
 
@@ -116,7 +117,7 @@ class ModelInfo:
         _require_keys(IntensityRecipe, intensity, "its intensity recipe")
         return cls(**{**values, "intensity": IntensityRecipe(**intensity)})
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         return asdict(self)
 
@@ -157,10 +158,10 @@ def _is_extent(value: Any) -> bool:
     return len(lengths) == 3 and all(_is_number(length, 0.1, 1e4) for length in lengths)
 
 
-def _plain_dict(what: str, value: Any) -> Dict[str, Any]:
+def _plain_dict(what: str, value: Any) -> dict[str, Any]:
     """A copy made of JSON's own types."""
     try:
-        copied: Dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+        copied: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ModelError(f"{what} must hold plain values only: {error}.") from error
     require(isinstance(copied, dict), what, "an object", value)

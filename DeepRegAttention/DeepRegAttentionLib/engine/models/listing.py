@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 from ..errors import ModelError
 from ..options import MODEL_SUFFIX
@@ -26,13 +26,13 @@ class ModelFile:
     sha256: str
     """What the list of models promises; of a file that is in no list, what it was when it was found."""
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What it says of itself and its file, with the size in bytes, as plain values for JSON."""
         size = self.path.stat().st_size if self.path.is_file() else None
         return {"file": str(self.path), "size": size, "sha256": self.sha256, **self.info.to_dict()}
 
 
-def list_models(folder: Optional[Path] = None) -> List[ModelFile]:
+def list_models(folder: Optional[Path] = None) -> list[ModelFile]:
     """The models that come with the program, or those of another folder, from its ``models.json``.
 
     Raises ModelError if that file is missing, not JSON, of another schema, or an entry of it is wrong.
@@ -71,7 +71,7 @@ def require_schema(document: Any, what: str) -> None:
         raise ModelError(f"{what} is not of schema {SCHEMA}; it was made by another version of the program.")
 
 
-def _require_unique(names: List[str], path: Path) -> None:
+def _require_unique(names: list[str], path: Path) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ModelError(f"The list of models {path} has the name “{twice[0]}” more than once.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Tuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import ModelError
 
@@ -12,11 +13,11 @@ if TYPE_CHECKING:
     from .blocks import RegistrationNetwork
 
 # Name to module and class: a network, and torch with it, is imported only when it is asked for.
-_CLASSES: Dict[str, Tuple[str, str]] = {
+_CLASSES: dict[str, tuple[str, str]] = {
     "drivenmorph": ("drivenmorph", "DrivenMorph"),
     "adregnet": ("adregnet", "ADRegNet"),
 }
-NETWORKS: Tuple[str, ...] = tuple(_CLASSES)
+NETWORKS: tuple[str, ...] = tuple(_CLASSES)
 SPATIALLY_VARYING, PASSES = "spatially_varying", "passes"
 """The settings that every network has beside the arguments of its constructor."""
 MAX_PASSES = 8

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class StrengthDecoder(nn.Module):
         self.steps = nn.ModuleList(DecoderBlock(c, below, width) for c, below in zip(used, coarser))
         self.strength = nn.Conv3d(width, 1, 1)
 
-    def forward(self, features: List[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
         """Features ``(N, C_l, k, j, i)``, coarse to fine, to w ``(N, 1, K, J, I)`` on the finest level."""
         decoded: Optional[Tensor] = None
         for step, level in zip(self.steps, features):

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class LevelResult(NamedTuple):
     """Fused with the coarser levels, three channels, voxels of this level."""
     gate: Tensor
     """The regional gate in 0..1, one channel."""
-    matches: Optional[Tuple[Matches, Matches]]
+    matches: Optional[tuple[Matches, Matches]]
     """Fixed to moving and moving to fixed, where this level attends."""
 
 
@@ -134,7 +135,7 @@ class ADRegNet(RegistrationNetwork):
         """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
         output = NetworkOutput([], [])
         result: Optional[LevelResult] = None
-        matches: Optional[Tuple[Matches, Matches]] = None
+        matches: Optional[tuple[Matches, Matches]] = None
         for f, m, level in zip(fixed, moving, self.levels):
             if output.displacements:
                 m = warp(m, resize_field(output.displacement, f.shape[2:]))
@@ -149,6 +150,6 @@ class ADRegNet(RegistrationNetwork):
         return output
 
 
-def _maps(finest: LevelResult, matches: Tuple[Matches, Matches], shape: Sequence[int]) -> Dict[str, Tensor]:
+def _maps(finest: LevelResult, matches: tuple[Matches, Matches], shape: Sequence[int]) -> dict[str, Tensor]:
     forward, backward = (resize(match.certainty, shape) for match in matches)
     return {"attention": finest.gate, "attention_forward": forward, "attention_backward": backward}

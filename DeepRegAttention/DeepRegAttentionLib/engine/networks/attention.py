@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class LocalAttention(nn.Module):
         self.query = nn.Conv3d(channels, dimension, 1)
         self.key = nn.Conv3d(channels, dimension, 1)
 
-    def forward(self, target: Tensor, source: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
         """Gather from ``source`` what matches ``target``.
 
         Parameters
@@ -254,7 +255,7 @@ class CrossAttention(nn.Module):
         return heads
 
 
-def _read_moments(found: Tensor, positions: Tensor, moments: Tensor, valid: Tensor) -> Tuple[Tensor, Tensor]:
+def _read_moments(found: Tensor, positions: Tensor, moments: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Attended moments ``(B, heads, T, 4)`` to offset ``(B, T, 3)`` and certainty ``(B, T, 1)``, over the heads."""
     share = valid / valid.sum(dim=1, keepdim=True)
     uniform = _variance(share @ moments).repeat(found.shape[0] // valid.shape[0], 1)[:, None, None]
@@ -280,7 +281,7 @@ class BidirectionalCrossAttention(nn.Module):
         super().__init__()
         self.attention = CrossAttention(channels, window)
 
-    def forward(self, fixed: Tensor, moving: Tensor) -> Tuple[Tensor, Tensor, Matches, Matches]:
+    def forward(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Matches, Matches]:
         """Both ``(N, C, K, J, I)`` enriched, and the matches fixed to moving and moving to fixed."""
         forward, backward = self.attention(fixed, moving), self.attention(moving, fixed)
         return fixed + forward.gathered, moving + backward.gathered, forward, backward
@@ -307,7 +308,7 @@ class RegionalAttention(nn.Module):
         )
         self.spatial = nn.Conv3d(hidden * len(dilations), 1, 1)
 
-    def forward(self, features: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Gated features and, as a map, the mean gate over the channels.
 
         Parameters

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +35,11 @@ class NetworkOutput:
         lambda(x) is the maximum strength times w(x).
     """
 
-    displacements: List[Tensor]
-    velocities: List[Tensor]
-    forces: List[Tensor] = field(default_factory=list)
-    maps: Dict[str, Tensor] = field(default_factory=dict)
-    features: List[Tensor] = field(default_factory=list)
+    displacements: list[Tensor]
+    velocities: list[Tensor]
+    forces: list[Tensor] = field(default_factory=list)
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    features: list[Tensor] = field(default_factory=list)
     regularization: Optional[Tensor] = None
 
     @property
@@ -49,7 +50,7 @@ class NetworkOutput:
     def to(self, device: str) -> NetworkOutput:
         """A copy on a device, detached from the computation that made it."""
 
-        def moved(tensors: List[Tensor]) -> List[Tensor]:
+        def moved(tensors: list[Tensor]) -> list[Tensor]:
             return [tensor.detach().to(device) for tensor in tensors]
 
         return NetworkOutput(
@@ -95,7 +96,7 @@ class RegistrationNetwork(nn.Module):
     """
 
     multiple: int
-    feature_channels: Tuple[int, ...]
+    feature_channels: tuple[int, ...]
     passes: int = 1
     encoder: Encoder
 
@@ -151,7 +152,7 @@ class Encoder(nn.Module):
             nn.Sequential(ConvBlock(a, b, stride=2), ConvBlock(b, b)) for a, b in zip(channels, channels[1:])
         )
 
-    def forward(self, image: Tensor) -> List[Tensor]:
+    def forward(self, image: Tensor) -> list[Tensor]:
         """``(N, 1, K, J, I)`` to one ``(N, C_l, K / 2^l, J / 2^l, I / 2^l)`` per level."""
         features = [self.stem(mind_descriptor(image) if self.self_similarity else image)]
         for stage in self.stages:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -155,17 +156,17 @@ class DrivenMorph(RegistrationNetwork):
         return output
 
 
-def _attention_maps(comparison: FeatureComparison) -> Dict[str, Tensor]:
+def _attention_maps(comparison: FeatureComparison) -> dict[str, Tensor]:
     return {"attention": comparison.weight.mean(dim=1, keepdim=True), "certainty": comparison.certainty}
 
 
-def total_force(forces: List[Tensor]) -> Tensor:
+def total_force(forces: list[Tensor]) -> Tensor:
     """The forces of all levels added up on the finest one: ``(N, 3, K, J, I)``, voxels of that level."""
     shape = forces[-1].shape[2:]
     return torch.stack([resize_field(force, shape) for force in forces]).sum(dim=0)
 
 
-def force_agreement(force: Tensor, displacement: Tensor) -> Dict[str, Tensor]:
+def force_agreement(force: Tensor, displacement: Tensor) -> dict[str, Tensor]:
     """How force and deformation, both ``(N, 3, K, J, I)``, go together over the volume.
 
     Returns

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Iterator, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ _CACHED = 2**20
 """Numbers of a slab, with a few megabytes."""
 
 
-def _neighbours(image: Tensor, radius: int) -> Iterator[Tuple[slice, int, Tensor]]:
+def _neighbours(image: Tensor, radius: int) -> Iterator[tuple[slice, int, Tensor]]:
     """Slab by slab, the image shifted to each place of a cube, the border value continued: slab, place, view."""
     j, i = image.shape[3:]
     padded = F.pad(image.contiguous(), [radius] * 6, mode="replicate")
@@ -111,7 +112,7 @@ class _NeighbourProducts(torch.autograd.Function):
         return _products(query, key, radius)
 
     @staticmethod
-    def backward(context: Any, slope: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(context: Any, slope: Tensor) -> tuple[Optional[Tensor], ...]:
         query, key = context.saved_tensors
         return _weighted_sum(slope, key, context.radius), _scatter(slope, query, context.radius), None
 
@@ -124,6 +125,6 @@ class _NeighbourSum(torch.autograd.Function):
         return _weighted_sum(weights, source, radius)
 
     @staticmethod
-    def backward(context: Any, slope: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(context: Any, slope: Tensor) -> tuple[Optional[Tensor], ...]:
         weights, source = context.saved_tensors
         return _products(slope, source, context.radius), _scatter(weights, slope, context.radius), None
