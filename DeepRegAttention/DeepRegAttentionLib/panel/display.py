@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
+import qt
 import slicer
 
 from ..scene import compare, deformation, layouts, overlays, results
@@ -28,12 +29,21 @@ class Display:
     def __init__(self, result: results.Result, is_beside: Callable[[], bool]) -> None:
         self.result, self._is_beside = result, is_beside
         self._comparison: Optional[compare.Comparison] = None
+        self._to_draw: Optional[View] = None
 
     def show(self, view: View, before: Optional[View]) -> None:
         """Only what changed: a new deformation grid takes longer than a new opacity."""
         if before is None or _layers(view) != _layers(before):
             self.show_layers(view, before)
         if before is None or _drawing(view) != _drawing(before):
+            # In a turn of its own, so that the window answers in between.
+            self._to_draw = view
+            qt.QTimer.singleShot(0, self._draw)
+
+    def _draw(self) -> None:
+        """Draw the deformation, unless it was hidden meanwhile."""
+        view = self._to_draw
+        if view is not None and slicer.mrmlScene.IsNodePresent(self.result.node):
             self.show_deformation(view)
 
     def fill_layout(self, overlay: str) -> None:
@@ -99,11 +109,13 @@ class Display:
 
     def hide_deformation(self) -> None:
         """Take away the drawing of the deformation alone."""
+        self._to_draw = None
         deformation.show_deformation(self.result, "none")
         deformation.show_force_arrows(self.result, False)
 
     def show_deformation(self, view: View) -> None:
         """Draw the deformation, or the force."""
+        self._to_draw = None
         how = (view.spacing_mm, view.scale_percent, view.slices, view.threed)
         force = view.deformation == "force"
         deformation.show_deformation(self.result, "none" if force else view.deformation, *how)

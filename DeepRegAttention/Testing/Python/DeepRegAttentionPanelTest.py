@@ -264,6 +264,7 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
             settle(0.1)
             self.assertTrue(_is_deformation_drawn(), value)
         self.ui.deformationSelector.setCurrentIndex(0)
+        settle(0.1)
         self.assertFalse(_is_deformation_drawn())
 
     def _check_judge(self, result) -> None:
@@ -292,6 +293,7 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.ui.deformationSelector.setCurrentIndex(self.ui.deformationSelector.findData("grid"))
 
         def drawn():
+            settle(0.1)
             composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
             return composite.GetForegroundVolumeID() == result.maps["jacobian"].GetID(), _is_deformation_drawn()
 
