@@ -32,7 +32,7 @@ FOUND: dict[str, Any] = {
             "hd95_mm": {1: 1.0, 2: float("nan")},
         },
     },
-    "tissue_dice": {stage: {"grey": 0.6 + n / 10, "white": 0.7} for n, stage in enumerate(measures.STAGES)},
+    "tissue_dice": {moment: {"grey": 0.6 + n / 10, "white": 0.7} for n, moment in enumerate(measures.MOMENTS)},
     "landmarks": {
         "before_mm": {"mean": 7.123, "std": 3.0, "median": 6.5, "max": 20.0},
         "after_mm": {"mean": 1.456, "std": 0.9, "median": 1.234, "max": 5.0},

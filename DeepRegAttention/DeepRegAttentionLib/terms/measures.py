@@ -18,7 +18,7 @@ _ = translator(__name__)
 MORE, LESS = "↑", "↓"
 """Marks of measures that are better the higher, and the lower."""
 
-STAGES = ("before", "linear", "after")
+MOMENTS = ("before", "linear", "after")
 """When a measure of agreement is taken: as the images were given, aligned linearly, and deformed."""
 
 ABSENT = "–"
@@ -53,7 +53,7 @@ class Row:
     meaning : str
         What the number says, in a few words.
     values : tuple of float
-        One for each of ``STAGES``, or a single one; NaN for what was not or cannot be measured.
+        One for each of ``MOMENTS``, or a single one; NaN for what was not or cannot be measured.
     """
 
     section: str
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def change(self) -> float:
-        """From the first stage to the last; NaN for a single value."""
+        """From the first moment to the last; NaN for a single value."""
         return self.values[-1] - self.values[0] if len(self.values) > 1 else math.nan
 
     @property
@@ -152,12 +152,12 @@ def rows(metrics: Mapping[str, Any]) -> list[Row]:
         left out.
     """
     landmarks = metrics.get("landmarks") or {}
-    distances = {stage: landmarks.get(f"{stage}_mm") for stage in STAGES} if landmarks else {}
+    distances = {moment: landmarks.get(f"{moment}_mm") for moment in MOMENTS} if landmarks else {}
     return [
-        *_staged(_SIMILARITY, metrics.get("similarity")),
-        *_staged(_OVERLAP, metrics.get("labels")),
-        *_staged(_tissues(metrics.get("tissue_dice")), metrics.get("tissue_dice")),
-        *_staged(_LANDMARKS, distances),
+        *_at_moments(_SIMILARITY, metrics.get("similarity")),
+        *_at_moments(_OVERLAP, metrics.get("labels")),
+        *_at_moments(_tissues(metrics.get("tissue_dice")), metrics.get("tissue_dice")),
+        *_at_moments(_LANDMARKS, distances),
         *_single(_JACOBIAN, metrics.get("jacobian")),
         *_single(_CONSISTENCY, metrics.get("inverse_consistency_mm")),
         *_single(_FORCE, metrics.get("driving_force")),
@@ -165,11 +165,11 @@ def rows(metrics: Mapping[str, Any]) -> list[Row]:
     ]
 
 
-def _staged(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> list[Row]:
-    """With a value for each stage; a measure that no stage has is left out."""
-    stages = [(values or {}).get(stage) or {} for stage in STAGES]
-    known = [measure for measure in measures if any(measure.key in stage for stage in stages)]
-    return [replace(row, values=tuple(_float(stage.get(row.key)) for stage in stages)) for row in known]
+def _at_moments(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> list[Row]:
+    """With a value for each moment; a measure that is known at none is left out."""
+    moments = [(values or {}).get(moment) or {} for moment in MOMENTS]
+    known = [measure for measure in measures if any(measure.key in moment for moment in moments)]
+    return [replace(row, values=tuple(_float(moment.get(row.key)) for moment in moments)) for row in known]
 
 
 def _single(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> list[Row]:
@@ -207,7 +207,7 @@ def tables(measured: Sequence[Row]) -> dict[str, list[Row]]:
 def columns(section: Sequence[Row]) -> tuple[str, ...]:
     """Heads of a table of rows of one section: the measure, and its value or values."""
     single = len(section[0].values) == 1
-    return ("Measure", "Value") if single else ("Measure", *(stage.capitalize() for stage in STAGES))
+    return ("Measure", "Value") if single else ("Measure", *(moment.capitalize() for moment in MOMENTS))
 
 
 def table_title(name: str) -> str:
