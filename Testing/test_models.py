@@ -509,6 +509,14 @@ def test_the_next_best_model_is_one_of_another_organ_and_the_last_is_none():
     assert [choice.model and choice.model.info.name for choice in choices] == ["heart-1", "liver-1", None]
 
 
+def test_the_likeliest_comes_first_also_where_its_organ_has_the_least_likely_model_too():
+    sizes = {"heart-1": ("heart", 121), "liver": ("liver", 130), "heart-2": ("heart", 140)}
+    models = [listed(name=name, anatomy=organ, extent_mm=(x, 120, 120)) for name, (organ, x) in sizes.items()]
+    image = oblique_box((120.0, 120.0, 120.0))
+    choices = choose_models(image, image, models)
+    assert [choice.model and choice.model.info.name for choice in choices] == ["heart-1", "liver", None]
+
+
 def test_what_is_cut_out_suits_no_model_of_whole_objects():
     brain = listed(background=True)
     whole, cut = oblique_box((140.0, 175.0, 130.0)), cut_out((140.0, 175.0, 130.0))

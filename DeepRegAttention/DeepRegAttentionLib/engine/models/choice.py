@@ -137,7 +137,10 @@ def _hint(fitting: Sequence[ModelFile], consent: Consent) -> str:
 
 def _one_of_each_anatomy(models: Sequence[ModelFile]) -> list[ModelFile]:
     """Where one model does not explain the images, another of the same organ hardly will."""
-    return list({model.info.anatomy: model for model in reversed(models)}.values())[::-1]
+    first: dict[str, ModelFile] = {}
+    for model in models:
+        first.setdefault(model.info.anatomy, model)
+    return list(first.values())
 
 
 def _fits(model: ModelFile, facts: Sequence[Facts]) -> bool:
