@@ -165,7 +165,8 @@ class Comparison:
         else:
             voxels(self._mixed)[:] = values
             self._mixed.GetImageData().GetPointData().GetScalars().Modified()
-            self._mixed.GetImageData().Modified()
+            # Views are drawn again for the node's sake alone.
+            self._mixed.Modified()
         self._show(self._mixed, None, 0.0)
 
     def _new_mixed(self, values: np.ndarray) -> slicer.vtkMRMLScalarVolumeNode:

@@ -192,10 +192,17 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
     def _check_comparison(self, result) -> None:
         say("blend, swipe, checkerboard; before and after; side by side")
         composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+        pictures = []
         for value in ("swipe", "checkerboard"):
             self.ui.comparisonSelector.setCurrentIndex(self.ui.comparisonSelector.findData(value))
             shown = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID())
             self.assertNotIn(shown, (result.fixed, result.moving, result.warped))
+            pictures.append(_picture())
+        self.ui.beforeButton.click()
+        pictures.append(_picture())
+        for one, other in zip(pictures, pictures[1:]):
+            self.assertGreater(abs(one - other).max(), 20, "each is seen, not only computed")
+        self.ui.beforeButton.click()
         self.ui.comparisonSelector.setCurrentIndex(self.ui.comparisonSelector.findData("blend"))
         self.assertEqual(composite.GetBackgroundVolumeID(), result.fixed.GetID())
         self.ui.beforeButton.click()
@@ -429,6 +436,17 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertIn("crashed", self.ui.statusLabel.text)
         client = self.panel._client
         wait_until(lambda: client.state.value == "ready", "the worker is started again", START_S)
+
+
+def _picture():
+    """Every ninth pixel of the red view, as it is on the screen."""
+    import numpy as np
+    import qt
+
+    settle(0.2)
+    image = slicer.app.layoutManager().sliceWidget("Red").sliceView().grab().toImage()
+    places = [(x, y) for x in range(0, image.width(), 9) for y in range(0, image.height(), 9)]
+    return np.array([qt.QColor(image.pixel(x, y)).red() for x, y in places], float)
 
 
 def _is_deformation_drawn() -> bool:
