@@ -74,7 +74,7 @@ class JudgeSection:
 
 
 def _fit_columns(view: slicer.qMRMLTableView) -> None:
-    """Names take what the values leave, in several lines if they must: no value is out of sight."""
+    """Names take what the values leave, in several lines if they must."""
     header = view.horizontalHeader()
     header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     header.setSectionResizeMode(0, qt.QHeaderView.Stretch)

@@ -145,8 +145,10 @@ def _dice_plot(table: slicer.vtkMRMLTableNode, name: str) -> slicer.vtkMRMLPlotC
         _series(table, "after", "Bar", "Structure", "Dice after", after),
     ]
     chart = _chart(table, f"{name} Dice", series)
-    chart.SetTitle("Overlap of each structure")
-    chart.SetXAxisTitle("Row of the table of structures: the worst first")
+    # A legend would cover the last bars, which are the highest.
+    chart.SetTitle("Overlap before (grey) and after (blue)")
+    chart.SetLegendVisibility(False)
+    chart.SetXAxisTitle("Structures as in their table, from 0: the worst first")
     chart.SetXAxisRangeAuto(False)
     chart.SetXAxisRange(-0.5, table.GetNumberOfRows() - 0.5)
     chart.SetYAxisTitle("Dice")
