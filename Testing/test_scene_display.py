@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from DeepRegAttentionLib.engine.errors import ImageError, OutputError
 from DeepRegAttentionLib.scene.colors import jacobian_colors
 from DeepRegAttentionLib.scene.compare import AXES, Comparison, aligned_volume
@@ -22,9 +24,10 @@ from DeepRegAttentionLib.scene.layouts import (
     register_layout,
     view_composites,
 )
-from DeepRegAttentionLib.scene.nodes import matrix_array, voxel_to_world
-from DeepRegAttentionLib.scene.overlays import forget_legends, show_overlay, value_range
+from DeepRegAttentionLib.scene.nodes import matrix_array, remove_node, voxel_to_world
+from DeepRegAttentionLib.scene.overlays import forget_legends, show_overlay, style_map, value_range
 from DeepRegAttentionLib.scene.results import load_result
+from DeepRegAttentionLib.terms.choices import deformation_choices
 from DeepRegAttentionLib.terms.maps import ColourScale, offered
 from helpers.scene import (
     World,
@@ -147,6 +150,16 @@ def test_the_legend_is_drawn_and_taken_away(shown) -> None:
     assert np.array_equal(view.picture(), without)
 
 
+@pytest.mark.parametrize("rounding", [0.0, 2e-7, -2e-7])
+def test_a_legend_starts_at_zero_and_not_below_by_rounding(shown, rounding: float, tmp_path: Path) -> None:
+    values = np.full((8, 8, 8), rounding, np.float32)
+    values[4:] = 0.5
+    node = add_volume(shown[0].scene, sitk.GetImageFromArray(values), "map", tmp_path)
+    style_map(node, "attention")
+    assert f"{node.GetDisplayNode().GetWindowLevelMin():.2f}" == "0.00"
+    remove_node(shown[0].scene, node)
+
+
 def test_only_one_legend_is_shown(shown) -> None:
     world, result, view = shown
     for name in ("jacobian", "attention"):
@@ -183,6 +196,10 @@ def test_a_threshold_hides_what_is_outside(shown) -> None:
 
 
 # Deformation
+
+
+def test_every_way_to_draw_has_a_name() -> None:
+    assert [choice.value for choice in deformation_choices()] == list(STYLES)
 
 
 @pytest.mark.parametrize("style", STYLES)

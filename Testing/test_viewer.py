@@ -231,6 +231,15 @@ def test_the_whole_job_in_the_browser(page: Any, folder: Path, tmp_path: Path, m
     assert np.abs(picture(page, "DeepRegFixed") - other).mean() < 1, "the grid lies on the warped image alone"
     page.click("#orientation-coronal")
     changed(page, "DeepRegFixed", other)
+    pick(page, "style", "None")
+    small = settled(page, "DeepRegWarped")
+    page.click("#maximize-DeepRegWarped")
+    page.click("#orientation-axial")
+    assert settled(page, "DeepRegWarped").std() > 20, "fitted as large as it is shown"
+    page.click("#orientation-coronal")
+    settled(page, "DeepRegWarped")
+    page.click("#maximize-DeepRegWarped")
+    assert np.abs(settled(page, "DeepRegWarped") - small).mean() < 5, "as before it was enlarged"
 
     page.click("#tab-measures")
     assert page.locator(".measures tbody tr").count() >= 8

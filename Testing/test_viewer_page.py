@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from DeepRegAttentionLib.engine.errors import UnreadableFileError
 from DeepRegAttentionLib.jobs.client import WorkerClient
 from DeepRegAttentionLib.jobs.messages import Event, Job
 from DeepRegAttentionLib.terms.licences import Consents
@@ -51,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sitk.WriteImage(far, str(folder / "far.nrrd"))
     result = synthetic_result(fixed, moving)
     result.metrics["inputs"] = {role: str(folder / f"{role}.nrrd") for role in ("fixed", "moving")}
+    result.metrics["model_choice"] = "It fits."
     result.save(folder / "result", ".nrrd")
     return folder
 
@@ -141,6 +144,7 @@ def test_a_result_is_shown_with_the_images_that_it_was_made_of(
         }
         assert "–" in str(state.tables), "what could not be measured is no number"
         assert FOLD in state.histogram, "folds stand out"
+        assert state.model_choice == "It fits."
         state.update({"overlay": "jacobian", "style": "grid", "comparison": "swipe"})
         state.flush()
         loop.run_until_complete(asyncio.sleep(0.1))
@@ -150,6 +154,7 @@ def test_a_result_is_shown_with_the_images_that_it_was_made_of(
         assert viewer._page.stage.composite(st.WARPED).GetForegroundVolumeID()
     viewer._inputs.choose("fixed", str(folder / "fixed.nrrd"))
     assert (state.has_result, state.tables, state.histogram, state.summary) == (False, [], "", "")
+    assert state.model_choice == ""
     assert nodes(viewer) == before, "nothing of the results stays in the scene"
 
 
@@ -165,6 +170,27 @@ def test_the_deformation_is_drawn_on_the_warped_image_and_in_3d_alone(
     shown = {tag: display.IsDisplayableInView(viewer._page.stage.view(tag).get_view_node_id()) for tag in st.SLICES}
     assert shown == {st.FIXED: False, st.MOVING: False, st.WARPED: True}
     assert display.IsDisplayableInView(viewer._page.stage.view(st.THREED).get_view_node_id())
+
+
+def test_a_damaged_result_is_refused_and_nothing_seems_under_way(
+    viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(folder / "result", tmp_path / "damaged")
+    (damaged / "warped.nrrd").write_bytes(b"NRRD0004\n")
+    with pytest.raises(UnreadableFileError):
+        loop.run_until_complete(viewer._results.open(damaged))
+    assert (state.has_result, state.progress_text) == (False, "")
+
+
+def test_an_enlarged_view_is_fitted_to_its_own_size(viewer: Viewer, state: Any) -> None:
+    shown = {}
+    for width, height in ((200, 160), (400, 320)):
+        viewer._page.stage.view(st.MOVING).update_size(width, height)
+        viewer._page.stage.fit()
+        shown[width] = viewer._page.stage.view(st.MOVING).get_view_node().GetFieldOfView()[:2]
+    viewer._page.stage.view(st.MOVING).update_size(200, 160)
+    viewer._page.stage.fit()
+    assert shown[400] == pytest.approx(shown[200])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import qt
-from slicer.i18n import tr as _
 
 from ..terms.choices import Choice
 
@@ -31,28 +30,3 @@ def select(combo: qt.QComboBox, value: str) -> None:
     index = combo.findData(value)
     combo.setCurrentIndex(max(index, 0))
     combo.toolTip = combo.itemData(combo.currentIndex, qt.Qt.ToolTipRole) or combo.toolTip
-
-
-def comparison_choices() -> list[Choice]:
-    """How fixed and warped are compared."""
-    return [
-        Choice("blend", _("Blend"), _("Warped over fixed; the amount is its opacity.")),
-        Choice("swipe", _("Swipe"), _("Fixed on one side, warped on the other; the amount is where they meet.")),
-        Choice("checkerboard", _("Checkerboard"), _("Both in turn; the amount is how many tiles.")),
-        Choice("none", _("None"), _("The fixed volume alone.")),
-    ]
-
-
-def deformation_choices() -> list[Choice]:
-    """How the deformation is drawn."""
-    motion = _("The motion from the moving to the fixed volume, after the linear alignment.")
-    drawn = {
-        "grid": (_("Grid"), _("A regular grid on the aligned moving volume, taken along.")),
-        "arrows": (_("Arrows"), _("From where a place was to where it went.")),
-        "contours": (_("Contours"), _("Lines of equal displacement, in mm.")),
-    }
-    return [
-        Choice("none", _("None"), _("No drawing.")),
-        *(Choice(style, text, f"{motion} {tip}") for style, (text, tip) in drawn.items()),
-        Choice("force", _("Driving force as arrows"), _("What pulled the moving volume, before it was smoothed.")),
-    ]

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from ..engine.errors import RegistrationError
 from ..scene import layouts, overlays, results
-from ..terms.choices import Choice
+from ..terms.choices import Choice, comparison_choices, deformation_choices
 from ..terms.maps import offered
 from . import choices
 from .display import Display, suitable_spacing
@@ -31,8 +31,8 @@ class InspectSection:
         self._shown: Optional[View] = None
         self._drawn_as: Optional[tuple[str, bool]] = None
         self._layout_before = 0
-        choices.fill(ui.comparisonSelector, choices.comparison_choices())
-        choices.fill(ui.deformationSelector, choices.deformation_choices())
+        choices.fill(ui.comparisonSelector, [*comparison_choices(), _fixed_alone()])
+        choices.fill(ui.deformationSelector, [*deformation_choices(), _force_arrows()])
         choices.fill(ui.overlaySelector, [_no_overlay()])
         ui.resultSelector.connect("activated(int)", self._choose_result)
         ui.thresholdRange.connect("valuesChanged(double,double)", self._choose_threshold)
@@ -215,6 +215,14 @@ class InspectSection:
 
 def _no_overlay() -> Choice:
     return Choice("none", _("None"), _("No map on top of the volumes."))
+
+
+def _fixed_alone() -> Choice:
+    return Choice("none", _("None"), _("The fixed volume alone."))
+
+
+def _force_arrows() -> Choice:
+    return Choice("force", _("Driving force as arrows"), _("What pulled the moving volume, before it was smoothed."))
 
 
 def _shortcut(button: qt.QPushButton) -> Optional[qt.QShortcut]:

@@ -28,7 +28,7 @@ def style_map(node: slicer.vtkMRMLVolumeNode, name: str) -> None:
     else:
         table, low, high = None if name == VECTORS else map_colors(scene, seen.palette), seen.low, seen.high
     # Not quite 0, which a display turns into window and level and back, and a legend calls -0.
-    show_range(node, low or 1e-6 * high, high, table)
+    show_range(node, low if abs(low) > 1e-5 * high else 1e-6 * high, high, table)
     # Not a single fold may vanish between its neighbours.
     folded = MAPS[name].rule is Rule.VOLUME and value_range(node)[0] <= 0
     node.GetDisplayNode().SetInterpolate(not folded)

@@ -107,3 +107,26 @@ def transform_choices() -> list[Choice]:
         Choice("grid", _("One displacement grid"), _("The total displacement, for programs that know no chains.")),
         Choice("none", _("None")),
     ]
+
+
+def comparison_choices() -> list[Choice]:
+    """How fixed and warped are compared in one view."""
+    return [
+        Choice("blend", _("Blend"), _("Warped over fixed; the amount is its opacity.")),
+        Choice("swipe", _("Swipe"), _("Fixed on one side, warped on the other; the amount is where they meet.")),
+        Choice("checkerboard", _("Checkerboard"), _("Both in turn; the amount is how many tiles.")),
+    ]
+
+
+def deformation_choices() -> list[Choice]:
+    """How the deformation is drawn."""
+    motion = _("The motion from the moving to the fixed volume, after the linear alignment.")
+    drawn = {
+        "grid": (_("Grid"), _("A regular grid on the aligned moving volume, taken along.")),
+        "arrows": (_("Arrows"), _("From where a place was to where it went.")),
+        "contours": (_("Contours"), _("Lines of equal displacement, in mm.")),
+    }
+    return [
+        Choice("none", _("None"), _("No drawing.")),
+        *(Choice(style, text, f"{motion} {tip}") for style, (text, tip) in drawn.items()),
+    ]

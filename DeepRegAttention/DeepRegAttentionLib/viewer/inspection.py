@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from ..scene.compare import AXES, Comparison, aligned_volume
-from ..scene.deformation import STYLES, default_spacing, show_deformation, show_force_arrows
+from ..scene.deformation import default_spacing, show_deformation, show_force_arrows
 from ..scene.layouts import fill_layout
 from ..scene.overlays import show_overlay, value_range
 from ..scene.results import Result, remove_result
@@ -13,7 +13,6 @@ from ..terms.maps import MAPS, offered
 from . import stage as st
 from .page import Page
 
-COMPARISONS = ("off", "blend", "swipe", "checkerboard")
 _TITLES = {"after": "Warped", "before": "Moving, aligned linearly"}
 _AGAINST = {"after": "Fixed against warped", "before": "Fixed against moving, aligned linearly"}
 _STEPS = 200
@@ -104,7 +103,6 @@ class Inspection:
             threshold=[0.0, 1.0],
             threshold_ends={"min": 0.0, "max": 1.0, "step": 0.01},
             legend=True,
-            styles=[{"title": style.capitalize(), "value": style} for style in STYLES],
             style="none",
             grid_spacing=10.0,
             scale=100,
@@ -258,8 +256,3 @@ class Inspection:
         elif key in ("arrowup", "arrowdown"):
             step = self._page.stage.offset()["step"]
             self._page.set(slice_value=state.slice_value + (step if key == "arrowup" else -step))
-
-
-def titles() -> list[dict[str, str]]:
-    """The comparisons, for a menu."""
-    return [{"title": "Warped" if name == "off" else name.capitalize(), "value": name} for name in COMPARISONS]

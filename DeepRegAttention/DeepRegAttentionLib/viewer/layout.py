@@ -8,11 +8,17 @@ from trame.ui.vuetify3 import VAppLayout
 from trame.widgets import client, html
 from trame.widgets import vuetify3 as v
 
-from ..terms.choices import Choice, device_choices, prealign_choices, similarity_choices
+from ..terms.choices import (
+    Choice,
+    comparison_choices,
+    deformation_choices,
+    device_choices,
+    prealign_choices,
+    similarity_choices,
+)
 from ..terms.inputs import CALLED
 from . import stage as st
 from .inputs import EXTRAS, IMAGES
-from .inspection import titles
 from .register_tab import entries
 
 DENSE = {"density": "compact", "hide_details": True}
@@ -104,7 +110,7 @@ def _register_tab(upload_mib: int) -> None:
     html.Div("{{ model_text }}", classes="text-caption mb-2", style="white-space: pre-line")
     v.VBtn(
         "{{ button }}", click="trigger('register')", disabled=("!ready || cancelling",), block=True, id="register",
-        color=("running ? 'error' : 'primary'",), variant="flat",
+        color=("!ready || cancelling ? undefined : running ? 'error' : 'primary'",), variant="flat",
     )  # fmt: skip
     _progress()
     with v.VExpansionPanels(classes="mt-3", variant="accordion"):
@@ -146,10 +152,10 @@ def _picker(role: str, title: str, upload_mib: int) -> None:
 def _upload(role: str, upload_mib: int) -> None:
     with html.Label(style="cursor: pointer"):
         html.Input(
-            type="file", multiple=True, style="display: none", id=f"upload-{role}",
+            type="file", multiple=True, style="display: none", id=f"upload-{role}", disabled=("running",),
             raw_attrs=[f'data-upload="{role}"', f'data-limit="{upload_mib * 2**20}"'],
         )  # fmt: skip
-        v.VIcon("mdi-upload", size="small")
+        v.VIcon("mdi-upload", size="small", disabled=("running",))
         v.VTooltip("Upload from this computer", activator="parent", location="bottom")
 
 
@@ -204,7 +210,7 @@ def _overlay_tools() -> None:
 
 def _deformation_tools() -> None:
     html.Div("Deformation", classes="section")
-    v.VSelect(v_model=("style",), items=("styles",), id="style", **FIELD)
+    v.VSelect(v_model=("style",), items=("styles", entries(deformation_choices())), id="style", **FIELD)
     with html.Div(v_if=("style !== 'none' || force",)):
         _slider("Spacing, mm", "grid_spacing", 2, 40, 1)
         _slider("Scale, %", "scale", 25, 400, 25)
@@ -215,7 +221,8 @@ def _deformation_tools() -> None:
 
 def _comparison_tools() -> None:
     html.Div("Third view", classes="section")
-    v.VSelect(v_model=("comparison",), items=("comparisons", titles()), disabled=("!can_compare",), id="comparison",
+    shown = entries([Choice("off", "Warped"), *comparison_choices()])
+    v.VSelect(v_model=("comparison",), items=("comparisons", shown), disabled=("!can_compare",), id="comparison",
               **FIELD)  # fmt: skip
     for mode, parts in {
         "blend": (("Opacity", "blend", 0, 1, 0.05),),
@@ -248,6 +255,9 @@ def _slider(label: str, name: str, low: float, high: float, step: float) -> None
 
 def _measures_tab() -> None:
     html.Div("Nothing was measured yet.", v_if=("!tables.length",), classes="text-body-2")
+    with html.Div(v_if=("model_choice",)):
+        html.Div("Model", classes="section")
+        html.Div("{{ model_choice }}", classes="text-caption", id="model-choice")
     with html.Div(v_if=("histogram",)):
         html.Div("Jacobian (1 keeps the volume; folds are yellow)", classes="section")
         html.Div(v_html=("histogram",), id="histogram")
@@ -277,7 +287,7 @@ def _downloads() -> None:
 
 def _middle() -> None:
     with v.VMain(style="height: 100vh"), html.Div(classes="stage"):
-        with html.Div(classes="stage-views"), html.Div(classes=("maximized ? 'views one' : 'views'",)):
+        with html.Div(classes="stage-views"), html.Div(classes="views"):
             for tag in (*st.SLICES, st.THREED):
                 _view(tag)
         with html.Div(classes="stage-slider d-flex align-center"):
@@ -288,7 +298,7 @@ def _middle() -> None:
 
 
 def _view(tag: str) -> None:
-    with html.Div(classes="view", v_show=(f"!maximized || maximized === '{tag}'",), id=f"view-{tag}"):
+    with html.Div(classes=(f"maximized === '{tag}' ? 'view whole' : 'view'",), id=f"view-{tag}"):
         html.Div(_TITLES[tag], classes="view-title")
         with html.Div(classes="view-button"), v.VBtn(
             icon=True, size="x-small", variant="text", id=f"maximize-{tag}",

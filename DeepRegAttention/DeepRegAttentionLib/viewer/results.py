@@ -17,6 +17,7 @@ from .measures import histogram_svg, table_entries
 from .page import Page
 
 RESULTS_FILE, SCENE_FILE = "registration.zip", "registration.mrb"
+_NOTHING: dict[str, Any] = {"summary": "", "model_choice": "", "tables": [], "histogram": "", "download": ""}
 _ABSENT = "The {roles} of this result {verb} shown: {reason}"
 
 
@@ -28,7 +29,7 @@ class Results:
         self._inputs = inputs
         self._inspection = inspection
         self._folder: Optional[Path] = None
-        page.set(summary="", tables=[], histogram="", download="", preparing=False)
+        page.set(**_NOTHING, preparing=False)
         inputs.before_change = self.clear
         page.server.trigger("prepare")(self.prepare)
 
@@ -36,7 +37,7 @@ class Results:
         """Show no result any more."""
         self._inspection.clear()
         self._folder = None
-        self._page.set(summary="", tables=[], histogram="", download="")
+        self._page.set(**_NOTHING)
 
     async def open(self, folder: Path) -> None:
         """Show a result folder, with the images that it was made of where they still are and may be read.
@@ -68,15 +69,18 @@ class Results:
         """Show a result of the images that are chosen, in place of an earlier one."""
         self.clear()
         scene, images = self._page.stage.scene, (self._inputs.node("fixed"), self._inputs.node("moving"))
-        result = await _in_steps(load_steps(scene, folder, *images), self._say)
+        try:
+            result = await _in_steps(load_steps(scene, folder, *images), self._say)
+        finally:
+            self._page.set(progress_text="")
         self._folder = folder
         self._inspection.show(result)
         histogram = histogram_svg(result.tables["histogram"]) if "histogram" in result.tables else ""
         self._page.set(
-            progress_text="",
             tables=table_entries(result.metrics),
             histogram=histogram,
             summary=summary_text(result.metrics),
+            model_choice=str(result.metrics.get("model_choice") or ""),
             tab="inspect",
             download="",
         )

@@ -172,11 +172,11 @@ class Stage:
         return all(max(low) < min(high) for low, high in _extents(bounds))
 
     def _align(self, tag: str) -> None:
-        """Show in a slice view what the fixed one shows, at the same scale."""
+        """Show in a slice view what the fixed one shows, as large as there is room: equally, if both are of a size."""
         lead, node = self.view(FIXED).get_view_node(), self.view(tag).get_view_node()
         if self.background(FIXED) is None or min(*lead.GetDimensions()[:2], *node.GetDimensions()[:2]) < 1:
             return
-        scale = max(lead.GetFieldOfView()[n] / lead.GetDimensions()[n] for n in (0, 1))
+        scale = max(lead.GetFieldOfView()[n] / node.GetDimensions()[n] for n in (0, 1))
         node.GetSliceToRAS().DeepCopy(lead.GetSliceToRAS())
         node.SetFieldOfView(*(scale * pixels for pixels in node.GetDimensions()[:2]), lead.GetFieldOfView()[2])
         node.SetXYZOrigin(0, 0, 0)
