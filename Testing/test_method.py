@@ -11,9 +11,10 @@ import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.engine import deform as deform_module
 from DeepRegAttentionLib.engine import method as method_module
-from DeepRegAttentionLib.engine.acceptance import explains
+from DeepRegAttentionLib.engine.acceptance import doubt
 from DeepRegAttentionLib.engine.fields import warp
 from DeepRegAttentionLib.engine.images import read_image
+from DeepRegAttentionLib.engine.method import Doubt
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
 from DeepRegAttentionLib.engine.models.choice import foreground_extent
 from DeepRegAttentionLib.engine.models.files import ModelFile, find_model, save_model
@@ -51,8 +52,8 @@ def objective() -> Objective:
 
 
 def test_the_true_displacement_explains_the_images(objective: Objective) -> None:
-    assert explains(objective, bulge(3.0))
-    assert explains(objective, bulge(2.6))
+    assert doubt(objective, bulge(3.0)) is None
+    assert doubt(objective, bulge(2.6)) is None
 
 
 @pytest.mark.parametrize("answer", ["nothing", "the wrong way", "another place", "folds"])
@@ -64,23 +65,23 @@ def test_a_wrong_displacement_does_not(objective: Objective, answer: str) -> Non
         "another place": bulge(3.0).roll(9, 4),
         "folds": bulge(3.0) + 4 * noise,
     }
-    assert not explains(objective, answers[answer])
+    assert doubt(objective, answers[answer]) is Doubt.POOR
 
 
 def test_a_negative_is_explained_by_no_network_of_one_modality(objective: Objective) -> None:
     negative = dataclasses.replace(objective, moving=1.02 - objective.moving)
-    assert not explains(negative, bulge(3.0))
+    assert doubt(negative, bulge(3.0)) is Doubt.CONTRAST
 
 
 def test_images_that_lie_on_each_other_keep_their_network(objective: Objective) -> None:
     same = dataclasses.replace(objective, moving=objective.fixed)
-    assert explains(same, bulge(0.02))
+    assert doubt(same, bulge(0.02)) is None
 
 
 def test_what_a_network_inferred_can_be_judged(objective: Objective) -> None:
     with torch.inference_mode():
         answer = bulge(3.0).to(torch.bfloat16)
-    assert explains(objective, answer)
+    assert doubt(objective, answer) is None
 
 
 # The whole way
@@ -131,12 +132,24 @@ def test_the_next_model_is_tried_before_none(
     monkeypatch.setattr(
         method_module, "list_models", lambda: [wrong_model, dataclasses.replace(wrong_model, info=info)]
     )
-    verdicts = iter([False, True])
-    monkeypatch.setattr(deform_module, "explains", lambda *answer: next(verdicts))
+    doubts = iter([Doubt.POOR, None])
+    monkeypatch.setattr(deform_module, "doubt", lambda *answer: next(doubts))
     metrics = register(*pair, OPEN).metrics
     assert metrics["model"]["name"] == "second"
     assert metrics["model_choice"].startswith("untrained fitted by size, but")
     assert "second fits: " in metrics["model_choice"]
+
+
+def test_images_of_two_contrasts_get_the_model_for_any(
+    pair: tuple[sitk.Image, sitk.Image], wrong_model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    general = find_model("any-contrast")
+    monkeypatch.setattr(method_module, "list_models", lambda: [wrong_model, general])
+    fixed, moving = pair
+    negative = sitk.Mask(float(sitk.GetArrayViewFromImage(moving).max()) * 1.02 - moving, moving > 0)
+    metrics = register(fixed, negative, dataclasses.replace(OPEN, refine=0)).metrics
+    assert metrics["model"]["name"] == "any-contrast"
+    assert metrics["model_choice"] == "untrained fitted by size, but the two images are of different contrast."
 
 
 # Real images

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Optional
 
 import torch
 from torch import Tensor
 
 from .fields import resize_field, warp
+from .method import Doubt
 from .refine import Objective, refine
 from .similarity import contrast_agreement
 
@@ -21,8 +23,8 @@ _RIVAL_STEPS, _RIVAL_VOXELS = 15, 6000
 _AGREEMENT = 0.5
 
 
-def explains(objective: Objective, displacement: Tensor) -> bool:
-    """Whether an answer explains most of what a few steps of refinement from zero explain, or more.
+def doubt(objective: Objective, displacement: Tensor) -> Optional[Doubt]:
+    """Why an answer is not to be taken: it must explain most of what a few steps of refinement from zero explain.
 
     Both are judged on a coarse grid by the similarity that the refinement maximises, and by folds; not by
     smoothness, since what was learned from labels deforms more than any smoothness prior would have it. Images
@@ -35,16 +37,21 @@ def explains(objective: Objective, displacement: Tensor) -> bool:
         Of the working grid.
     displacement : Tensor
         The answer, ``(1, 3, K, J, I)`` in voxels of the working grid.
+
+    Returns
+    -------
+    Doubt, optional
+        None if there is none.
     """
     coarse = objective.coarser(_judging_factor(objective.fixed.shape[2:]))
     rival = refine(coarse, None, _RIVAL_STEPS)
     if not _of_one_contrast(objective, rival):
-        return False
+        return Doubt.CONTRAST
     judge = replace(coarse, weight=0.0, landmarks=None)
     with torch.no_grad():
         answer = resize_field(displacement.clone().float(), coarse.fixed.shape[2:])
         alone, found, refined = (float(judge(u)) for u in (torch.zeros_like(answer), answer, rival))
-    return alone - found >= _SHARE * (alone - refined) - _NOISE
+    return None if alone - found >= _SHARE * (alone - refined) - _NOISE else Doubt.POOR
 
 
 def _of_one_contrast(objective: Objective, rival: Tensor) -> bool:

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor, nn
 
-from .acceptance import explains
+from .acceptance import doubt
 from .clock import Clock, Report, share
 from .errors import RegistrationWarning
 from .fields import resize_field
 from .hardware import choose_device, choose_precision, is_out_of_memory, memory_errors
-from .method import STEPS, Method
+from .method import STEPS, Doubt, Method
 from .models.files import load_model
 from .models.listing import ModelFile
 from .networks.blocks import NetworkOutput
@@ -41,15 +41,15 @@ class Deformation:
 
 def deform(
     pair: WorkingPair, method: Method, options: RegistrationOptions, clock: Clock, watch: Optional[Watch] = None
-) -> Optional[Deformation]:
+) -> Union[Deformation, Doubt]:
     """Find the displacement; on a GPU whose memory does not suffice it warns and goes on with the CPU.
 
     Networks stay loaded: the next registration with the same model on the same device does not read it again.
 
     Returns
     -------
-    Deformation, optional
-        None if the network's answer does not explain the images and the method says what to do otherwise.
+    Deformation or Doubt
+        Why the network's answer is not taken, if it is not and the method says what to do otherwise.
 
     Raises
     ------
@@ -78,16 +78,18 @@ def _deform_on(
     options: RegistrationOptions,
     clock: Clock,
     watch: Optional[Watch],
-) -> Optional[Deformation]:
-    """What was found, or None where the network's answer is not to be trusted and there is another method."""
+) -> Union[Deformation, Doubt]:
+    """What was found, or why it is not to be trusted where there is another method."""
     precision = choose_precision(options.precision, device)
     pair = pair.to(device)
     output = None
     if method.model is not None:
         with clock.stage("network") as report:
             output = _run_network(_network(method.model, device), pair, precision, report)
-            if method.otherwise is not None and not explains(_objective(pair, method, options), output.displacement):
-                return None
+            if method.otherwise is not None:
+                found = doubt(_objective(pair, method, options), output.displacement)
+                if found is not None:
+                    return found
     with clock.stage("refine") as report:
         displacement = _refined(pair, method, options, output, report, watch)
     said = None if output is None else output.to("cpu")

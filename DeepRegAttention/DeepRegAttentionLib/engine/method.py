@@ -6,7 +6,8 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Optional
 
 import SimpleITK as sitk
@@ -14,7 +15,7 @@ import SimpleITK as sitk
 from .errors import ModelError, OptionError, RegistrationWarning, suggestion
 from .geometry import Grid, working_grid
 from .intensity import IntensityRecipe
-from .models.choice import Consent, ModelChoice, choose_models, models_for_field
+from .models.choice import Consent, ModelChoice, choose_models, model_for_contrasts, models_for_field
 from .models.files import find_model
 from .models.listing import ModelFile, list_models
 from .options import RegistrationOptions
@@ -25,6 +26,13 @@ _REGULARIZATION = 0.3
 
 STEPS = 30
 """Of refinement on the working grid, without a model and where the options leave them open."""
+
+
+class Doubt(Enum):
+    """Why a network's answer is not taken."""
+
+    POOR = "a few coarse steps of refinement explain the images better"
+    CONTRAST = "the two images are of different contrast, and the network was made for one"
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class Method:
         Weight of the smoothness in the refinement.
     otherwise : Method, optional
         What is done instead if the network's answer does not explain the images; None takes any answer.
+    for_contrasts : Method, optional
+        What is done instead if the images are of different contrast; None: what is done otherwise.
     """
 
     model: Optional[ModelFile]
@@ -56,6 +66,13 @@ class Method:
     steps: int
     regularization: float
     otherwise: Optional[Method] = None
+    for_contrasts: Optional[Method] = None
+
+    def instead(self, doubt: Doubt) -> Method:
+        """The method that follows where this one's answer is not taken."""
+        following = self.for_contrasts if doubt is Doubt.CONTRAST and self.for_contrasts else self.otherwise
+        assert following is not None
+        return following
 
 
 def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions) -> Method:
@@ -72,14 +89,22 @@ def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOp
     """
     method = None
     for choice in reversed(_with_what_was_dropped(_choices(fixed, moving, options))):
-        method = _method(choice, fixed, options, method)
+        following = None if method is None else _method_for_contrasts(choice, fixed, options)
+        method = replace(_method(choice, fixed, options), otherwise=method, for_contrasts=following)
     assert method is not None
     return method
 
 
-def _method(
-    choice: ModelChoice, fixed: sitk.Image, options: RegistrationOptions, otherwise: Optional[Method] = None
-) -> Method:
+def _method_for_contrasts(choice: ModelChoice, fixed: sitk.Image, options: RegistrationOptions) -> Optional[Method]:
+    """What is done where a model was chosen and the images are of different contrast."""
+    model = model_for_contrasts(list_models())
+    if model is None or choice.model is None:
+        return None
+    reason = f"{choice.model.info.name} fitted by size, but the two images are of different contrast."
+    return _method(ModelChoice(model, reason), fixed, options)
+
+
+def _method(choice: ModelChoice, fixed: sitk.Image, options: RegistrationOptions) -> Method:
     model, reason = choice
     by_size = _spacing_for(fixed.GetSize(), fixed.GetSpacing())
     weight, steps = options.regularization, options.refine
@@ -90,7 +115,7 @@ def _method(
     info = model.info
     grid = working_grid(fixed, options.spacing or info.spacing or by_size, info.shape_multiple)
     weight = info.regularization if weight is None else weight
-    return Method(model, reason, info.intensity, grid, info.refine if steps is None else steps, weight, otherwise)
+    return Method(model, reason, info.intensity, grid, info.refine if steps is None else steps, weight)
 
 
 def _choices(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOptions) -> list[ModelChoice]:

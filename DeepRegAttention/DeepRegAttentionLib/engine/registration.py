@@ -19,7 +19,7 @@ from .images import check_image, check_pair
 from .intensity import Scale
 from .maps import difference_map, driving_force_statistics, explanation_maps, map_image
 from .measuring import MeasuredPair, measure
-from .method import Method, choose_method
+from .method import Doubt, Method, choose_method
 from .options import RegistrationOptions
 from .prealign import prealign
 from .preview import Preview, Show
@@ -100,9 +100,8 @@ def _register(
         )
         scales, pair, preview = prepare(method)
 
-    while (found := deform(pair, method, options, clock, preview)) is None:
-        assert method.otherwise is not None
-        method = method.otherwise
+    while isinstance(found := deform(pair, method, options, clock, preview), Doubt):
+        method = method.instead(found)
         scales, pair, preview = prepare(method)
     _warn_of_no_refinement(method, options, guidance)
 

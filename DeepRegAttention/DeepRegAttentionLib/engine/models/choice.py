@@ -185,6 +185,12 @@ def models_for_field(extent: Sequence[float], models: Sequence[ModelFile]) -> li
     ]
 
 
+def model_for_contrasts(models: Sequence[ModelFile]) -> Optional[ModelFile]:
+    """The model for any anatomy that looks at self-similarity, not at intensities; None if there is none."""
+    general = (model for model in models if model.info.extent_mm is None)
+    return next((model for model in general if model.info.configuration.get("self_similarity")), None)
+
+
 def _of_a_size(models: Sequence[ModelFile]) -> list[tuple[ModelFile, tuple[float, float, float]]]:
     """The models that are made for objects of a certain size, with that size in mm."""
     return [(model, model.info.extent_mm) for model in models if model.info.extent_mm is not None]
