@@ -40,6 +40,7 @@ from DeepRegAttentionLib.training.data import some_pairs
 from DeepRegAttentionLib.training.options import TrainingOptions, read_training_options
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -461,6 +462,9 @@ def figure(rows: list[Row]) -> Figure:
         seconds.pop("unregistered", None)
         lower.barh(list(seconds), list(seconds.values()), color="0.6")
         lower.set(xscale="log", xlabel="seconds a pair")
+        lower.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        lower.xaxis.set_major_formatter("{x:g}")
+        lower.xaxis.set_minor_locator(NullLocator())
     return drawn
 
 
