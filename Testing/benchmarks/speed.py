@@ -240,7 +240,10 @@ def measure_here(method: str, fixed: Path, moving: Path) -> Row:
 
 
 def ours(method: str, fixed: Path, moving: Path) -> Row:
-    """The second registration of two, stage by stage, and the writing of its result."""
+    """The second registration of two, stage by stage, and the writing of its result; as the worker does it."""
+    from DeepRegAttentionLib.engine.threads import wait_passively
+
+    wait_passively()  # before torch is loaded
     from DeepRegAttentionLib.engine.hardware import keep_freed_memory
     from DeepRegAttentionLib.engine.options import RegistrationOptions
     from DeepRegAttentionLib.engine.registration import register
