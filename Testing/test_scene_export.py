@@ -20,13 +20,12 @@ from DeepRegAttentionLib.engine.metrics import require_same_grid
 from DeepRegAttentionLib.scene.export import (
     label_names,
     landmarks_of,
-    write_inputs,
     write_labels,
     write_steps,
     write_transform,
     write_volume,
 )
-from DeepRegAttentionLib.scene.nodes import add_node, array_image, array_matrix, voxel_to_world
+from DeepRegAttentionLib.scene.nodes import add_node, array_image, array_matrix, finish, voxel_to_world
 from DeepRegAttentionLib.scene.transforms import grid_transform
 from helpers.images import rotation
 from helpers.scene import FLIP, World, add_volume, points_inside, slicer, synthetic_images, to_lps, voxels, vtk
@@ -345,16 +344,18 @@ def test_everything_is_written_for_one_registration(scene, pair, tmp_path) -> No
     masks = segmentation_of(scene, fixed, BOXES)
     labels = segmentation_of(scene, moving, {"a": np.s_[5:9, 5:9, 5:9]})
     points = np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
-    inputs = write_inputs(
-        tmp_path,
-        fixed,
-        moving,
-        fixed_mask=masks,
-        initial_transform=linear_node(scene, rigid()),
-        regularization_map=fixed,
-        fixed_landmarks=points_node(scene, "F", points, ("a", "b")),
-        moving_landmarks=points_node(scene, "M", points[::-1], ("b", "a")),
-        labels=labels,
+    inputs = finish(
+        write_steps(
+            tmp_path,
+            fixed,
+            moving,
+            fixed_mask=masks,
+            initial_transform=linear_node(scene, rigid()),
+            regularization_map=fixed,
+            fixed_landmarks=points_node(scene, "F", points, ("a", "b")),
+            moving_landmarks=points_node(scene, "M", points[::-1], ("b", "a")),
+            labels=labels,
+        )
     )
     given = inputs.to_dict()
     assert {"fixed_mask", "labels", "initial_transform", "regularization_map"} < set(given)
@@ -381,4 +382,4 @@ def test_landmarks_that_do_not_pair_are_refused(scene, pair, tmp_path) -> None:
     one = points_node(scene, "F", np.zeros((1, 3)), ("a",))
     two = points_node(scene, "M", np.zeros((2, 3)), ("a", "b"))
     with pytest.raises(LandmarkError, match="pairs"):
-        write_inputs(tmp_path, *pair, fixed_landmarks=one, moving_landmarks=two)
+        finish(write_steps(tmp_path, *pair, fixed_landmarks=one, moving_landmarks=two))

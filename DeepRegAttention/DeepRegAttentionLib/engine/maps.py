@@ -26,19 +26,22 @@ def map_image(tensor: Tensor, own: Grid, fixed: Grid) -> sitk.Image:
     return to_image(tensor[..., k, j, i], own.part(where))
 
 
-def jacobian_map(deformation: sitk.DisplacementFieldTransform, grid: Optional[Grid] = None) -> sitk.Image:
-    """Determinant of the gradient of x + d(x) by central differences on the field's own grid, or on another one."""
-    field = deformation.GetDisplacementField()
-    if grid is None:
-        grid = Grid.of(field)
-    else:
-        identity = sitk.Transform(3, sitk.sitkIdentity)
-        target = grid.size, identity, sitk.sitkLinear, grid.origin, grid.spacing, grid.direction
-        field = sitk.Resample(field, *target, 0.0, sitk.sitkVectorFloat32)
+def jacobian_map(deformation: sitk.DisplacementFieldTransform, grid: Grid) -> sitk.Image:
+    """Determinant of the gradient of x + d(x) on every voxel of a grid, by central differences there."""
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    target = grid.size, identity, sitk.sitkLinear, grid.origin, grid.spacing, grid.direction
+    field = sitk.Resample(deformation.GetDisplacementField(), *target, 0.0, sitk.sitkVectorFloat32)
     return to_image(jacobian_determinant(mm_to_voxels(to_tensor(field), grid)), grid)
 
 
-def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid) -> dict[str, sitk.Image]:
+def driving_force(output: Optional[NetworkOutput]) -> Optional[Tensor]:
+    """The driving force of all levels and passes, ``(1, 3, K, J, I)`` in voxels; None where a method has none."""
+    return total_force(output.forces) if output is not None and output.forces else None
+
+
+def explanation_maps(
+    output: Optional[NetworkOutput], force: Optional[Tensor], own: Grid, fixed: Grid
+) -> dict[str, sitk.Image]:
     """What the network can say for itself, on its working grid.
 
     Returns
@@ -49,8 +52,8 @@ def explanation_maps(output: Optional[NetworkOutput], own: Grid, fixed: Grid) ->
     if output is None:
         return {}
     tensors = dict(output.maps)
-    if output.forces:
-        tensors["driving_force"] = voxels_to_mm(total_force(output.forces), own)
+    if force is not None:
+        tensors["driving_force"] = voxels_to_mm(force, own)
         tensors["driving_force_magnitude"] = tensors["driving_force"].norm(dim=1, keepdim=True)
     if output.regularization is not None:
         tensors["regularization"] = output.regularization
@@ -70,11 +73,11 @@ def difference_map(
     return lattice.grid.place(sitk.GetImageFromArray(np.ascontiguousarray(difference)))
 
 
-def driving_force_statistics(output: Optional[NetworkOutput]) -> Optional[dict[str, float]]:
+def driving_force_statistics(force: Optional[Tensor], output: Optional[NetworkOutput]) -> Optional[dict[str, float]]:
     """How the driving force goes with the deformation that it made: cosine and correlation of magnitudes."""
-    if output is None or not output.forces:
+    if force is None or output is None:
         return None
     # Every second node along each axis tells as much.
     some = (..., slice(None, None, 2), slice(None, None, 2), slice(None, None, 2))
-    agreement = force_agreement(total_force(output.forces)[some], output.displacement[some])
+    agreement = force_agreement(force[some], output.displacement[some])
     return {name: float(value) for name, value in agreement.items()}

@@ -87,17 +87,19 @@ def choose_method(fixed: sitk.Image, moving: sitk.Image, options: RegistrationOp
     LicenceError
         The model that suits the images is one about which the user is to be asked.
     """
-    method = None
-    for choice in reversed(_with_what_was_dropped(_choices(fixed, moving, options))):
-        following = None if method is None else _method_for_contrasts(choice, fixed, options)
+    *tried, last = _with_what_was_dropped(_choices(fixed, moving, options))
+    general = model_for_contrasts(list_models()) if tried else None
+    method = _method(last, fixed, options)
+    for choice in reversed(tried):
+        following = _method_for_contrasts(general, choice, fixed, options)
         method = replace(_method(choice, fixed, options), otherwise=method, for_contrasts=following)
-    assert method is not None
     return method
 
 
-def _method_for_contrasts(choice: ModelChoice, fixed: sitk.Image, options: RegistrationOptions) -> Optional[Method]:
-    """What is done where a model was chosen and the images are of different contrast."""
-    model = model_for_contrasts(list_models())
+def _method_for_contrasts(
+    model: Optional[ModelFile], choice: ModelChoice, fixed: sitk.Image, options: RegistrationOptions
+) -> Optional[Method]:
+    """What is done with the model for any contrast, if there is one, where another was chosen and is of no use."""
     if model is None or choice.model is None:
         return None
     reason = f"{choice.model.info.name} fitted by size, but the two images are of different contrast."

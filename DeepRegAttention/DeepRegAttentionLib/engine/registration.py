@@ -17,7 +17,7 @@ from .guidance import Guidance, check_guidance
 from .hardware import limited_threads
 from .images import check_image, check_pair
 from .intensity import Scale
-from .maps import difference_map, driving_force_statistics, explanation_maps, map_image
+from .maps import difference_map, driving_force, driving_force_statistics, explanation_maps, map_image
 from .measuring import MeasuredPair, measure
 from .method import Doubt, Method, choose_method
 from .options import RegistrationOptions
@@ -115,8 +115,9 @@ def _register(
         inverse = _inverse(linear, found, method.grid, share(report, 0.0, 0.4))
         maps = Maps()
         maps["jacobian"] = map_image(jacobian_determinant(found.displacement), method.grid, Grid.of(fixed))
+        force = driving_force(found.output)
         if options.maps:
-            maps.update(explanation_maps(found.output, method.grid, Grid.of(fixed)))
+            maps.update(explanation_maps(found.output, force, method.grid, Grid.of(fixed)))
             _add_differences(maps, fixed, moving, warped, scales, linear, options.threads)
         result = RegistrationResult(warped, transform, inverse, maps)
         report(0.5)
@@ -124,7 +125,7 @@ def _register(
         measures = measure(
             result, MeasuredPair(fixed, moving, scales, guidance.fixed_mask), stages, share(report, 0.5, 1)
         )
-        result.metrics.update(measures, driving_force=driving_force_statistics(found.output))
+        result.metrics.update(measures, driving_force=driving_force_statistics(force, found.output))
 
     result.metrics.update(_provenance(options, method, found), seconds=dict(clock.seconds))
     return result

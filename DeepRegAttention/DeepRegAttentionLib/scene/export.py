@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -24,7 +24,6 @@ from .nodes import (
     LPS_TO_RAS,
     array_image,
     array_matrix,
-    finish,
     image_array,
     matrix_array,
     remove_node,
@@ -38,11 +37,6 @@ LabelNode = Union["slicer.vtkMRMLScalarVolumeNode", "slicer.vtkMRMLSegmentationN
 
 # A displacement field that must be sampled has at most about this many points.
 _FIELD_POINTS = 2_000_000
-
-
-def write_inputs(*arguments: Any, **named: Any) -> Inputs:
-    """:func:`write_steps` in one go: arguments, errors and files are the same."""
-    return finish(write_steps(*arguments, **named))
 
 
 def write_steps(
