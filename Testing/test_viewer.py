@@ -266,10 +266,8 @@ def test_a_registration_is_cancelled(page: Any) -> None:
     page.fill("#refine", "10000")
     page.click("#register")
     page.wait_for_selector("#progress:has-text('Refining')", timeout=REGISTER_MS)
-    began = time.monotonic()
     page.click("#register")
     page.wait_for_selector("#register:has-text('Register')", timeout=WAIT_MS)
-    assert time.monotonic() - began < 20
     assert page.locator("#error").count() == 0
     assert page.inner_text("#result-name").strip() == ""
 
