@@ -15,7 +15,7 @@ from helpers.places import MODULE
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-from PySide6.QtCore import QFile
+from PySide6.QtCore import QFile, Qt
 from PySide6.QtUiTools import QUiLoader
 from PySide6.QtWidgets import (
     QApplication,
@@ -29,8 +29,8 @@ from PySide6.QtWidgets import (
     QSlider,
     QSpinBox,
     QTableView,
+    QTabWidget,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -42,7 +42,10 @@ UI = MODULE / "Resources" / "UI" / "DeepRegAttention.ui"
 
 
 class CollapsibleButton(QGroupBox):
-    pass
+    def collapse(self, collapsed: bool) -> None:
+        self.setMaximumHeight(26 if collapsed else 10_000)
+        for child in self.findChildren(QWidget, options=Qt.FindChildOption.FindDirectChildrenOnly):
+            child.setHidden(collapsed)
 
 
 class NodeComboBox(QComboBox):
@@ -72,7 +75,6 @@ STAND_INS = {
     "qMRMLNodeComboBox": NodeComboBox,
     "qMRMLTableView": QTableView,
     "ctkCollapsibleButton": CollapsibleButton,
-    "ctkCollapsibleGroupBox": QGroupBox,
     "ctkSliderWidget": SliderWidget,
     "ctkRangeWidget": SliderWidget,
     "ctkPathLineEdit": PathLineEdit,
@@ -151,7 +153,7 @@ def settings_names() -> set[str]:
 
 
 def test_every_input_and_button_of_the_ui_is_used(panel: QWidget) -> None:
-    passive = {"QLabel", "QWidget", "QFrame", "qMRMLWidget", "ctkCollapsibleButton", "ctkCollapsibleGroupBox"}
+    passive = {"QLabel", "QWidget", "QFrame", "qMRMLWidget", "ctkCollapsibleButton"}
     active = {name for name, kind in classes().items() if kind not in passive}
     assert active - used_names() == set()
 
@@ -229,17 +231,43 @@ def test_every_input_is_explained_by_a_tooltip(panel: QWidget) -> None:
     assert [name for name in names if not panel.findChild(QWidget, name).toolTip()] == []
 
 
-def test_the_sections_are_in_their_order(panel: QWidget) -> None:
-    layout = panel.layout()
-    assert isinstance(layout, QVBoxLayout)
-    names = [layout.itemAt(n).widget().objectName() for n in range(layout.count()) if layout.itemAt(n).widget()]
-    sections = ["inputs", "model", "outputs", "register", "inspect", "judge"]
-    assert [name for name in names if name != "dependencySection"] == [
-        f"{section}{'Frame' if section == 'register' else 'Section'}" for section in sections
-    ]
+SECTIONS = ("guidanceSection", "advancedSection", "outputsSection", "logSection")
+ROOM = 720
+"""Height in pixels that 3D Slicer leaves a panel in a window of 1500x950."""
 
 
-def test_it_fits_a_narrow_panel(panel: QWidget, tmp_path: Path) -> None:
+def open_section(panel: QWidget, name: str) -> None:
+    """One section of the tab Register open, all others closed, as the panel keeps them."""
+    for section in SECTIONS:
+        panel.findChild(CollapsibleButton, section).collapse(section != name)
+    panel.findChild(QLabel, "modelText").setVisible(not name)
+
+
+def test_the_tabs_are_in_their_order(panel: QWidget) -> None:
+    tabs = panel.findChild(QTabWidget, "tabs")
+    assert [tabs.tabText(n) for n in range(tabs.count())] == ["Register", "Inspect", "Judge"]
+    for page, widget in enumerate(("registerButton", "overlaySelector", "measuresTable")):
+        assert tabs.widget(page).findChild(QWidget, widget) is not None
+    for section in SECTIONS:
+        assert tabs.widget(0).findChild(CollapsibleButton, section) is not None
+
+
+@pytest.mark.parametrize("opened", ["", *SECTIONS])
+def test_every_tab_fits_the_window_without_scrolling(panel: QWidget, opened: str) -> None:
+    panel.findChild(QWidget, "dependencySection").hide()
+    open_section(panel, opened)
+    panel.findChild(QLabel, "modelText").setText("A line of text.\n" * 8)
+    panel.findChild(QLabel, "statusLabel").setText("29 s · correlation 0.9256 → 0.9874 · no folds")
+    panel.resize(400, ROOM)
+    panel.show()
+    QApplication.processEvents()
+    assert panel.minimumSizeHint().height() <= ROOM
+
+
+@pytest.mark.parametrize("page", range(3))
+def test_it_fits_a_narrow_panel(panel: QWidget, tmp_path: Path, page: int) -> None:
+    open_section(panel, "advancedSection")
+    panel.findChild(QTabWidget, "tabs").setCurrentIndex(page)
     assert panel.minimumSizeHint().width() <= 400
     panel.resize(420, 1500)
     picture = panel.grab()

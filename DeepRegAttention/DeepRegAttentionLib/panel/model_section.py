@@ -87,7 +87,7 @@ class ModelSection:
     def _choose_preset(self, index: int) -> None:
         name = choices.value_of(self._ui.presetSelector)
         if self._parameters is None or name not in self._presets:
-            self._ui.advancedGroup.collapsed = False
+            self._ui.advancedSection.collapsed = False
             return
         self.apply_preset(name)
 

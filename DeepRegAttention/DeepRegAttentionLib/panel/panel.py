@@ -30,6 +30,7 @@ from .model_section import ModelSection
 from .parameters import COMBOS, WIDGETS, Parameters, input_nodes, inputs_of, outputs_of, settings_of
 from .registration import Registration, Registrations, Request
 from .run_section import RunSection
+from .tabs import Tabs
 
 
 class Panel:
@@ -55,7 +56,8 @@ class Panel:
         self._question: Optional[DeviceQuestion] = None
         self._model = ModelSection(self.ui)
         self.consents = Consents(self._model.models, UserSettings(), put_question)
-        self._run = RunSection(self.ui, self._client, self.toggle)
+        self._tabs = Tabs(self.ui)
+        self._run = RunSection(self.ui, self._client, self._tabs, self.toggle)
         self._judge = JudgeSection(self.ui, self._run.fail)
         self._inspect = InspectSection(self.ui, self._judge.show)
         self._dependencies = DependencySection(self.ui, self._client)
@@ -203,6 +205,7 @@ class Panel:
         if registration.result is not None and self.parameters is not None:
             self._inspect.show_newest(registration.result)
             self._inspect.refresh()
+            self._tabs.show_inspect()
         elif isinstance(registration.error, CancelledError):
             self._inspect.refresh()
 

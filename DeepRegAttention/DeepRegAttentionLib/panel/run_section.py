@@ -11,13 +11,14 @@ from ..jobs.client import State, WorkerClient
 from ..terms.measures import summary_text
 from ..terms.wording import button_text, progress_text, stage_text
 from .registration import Registration
+from .tabs import Tabs
 
 
 class RunSection:
     """Shows what a registration would lack, what it does, and how it went."""
 
-    def __init__(self, ui: Any, client: WorkerClient, toggle: Callable[[], None]) -> None:
-        self._ui, self._client = ui, client
+    def __init__(self, ui: Any, client: WorkerClient, tabs: Tabs, toggle: Callable[[], None]) -> None:
+        self._ui, self._client, self._tabs = ui, client, tabs
         ui.registerButton.connect("clicked()", toggle)
         client.logged.connect(self.log)
         self.say("")
@@ -33,6 +34,8 @@ class RunSection:
         button.text = button_text(lacking or None, running, cancelling)
         button.enabled = not cancelling and (running or not lacking)
         self._ui.progressBar.visible = running
+        if not running:
+            self._tabs.show_progress(None)
 
     def started(self) -> None:
         """A registration began."""
@@ -46,6 +49,7 @@ class RunSection:
             if event.fraction is not None:
                 self._ui.progressBar.setRange(0, 1000)
                 self._ui.progressBar.value = round(1000 * event.fraction)
+                self._tabs.show_progress(event.fraction)
             self.say(progress_text(event.stage, event.fraction, event.eta_s))
         elif event.event == "warning" and event.message:
             self.log(_("Note: {message}").format(message=event.message))
