@@ -16,7 +16,8 @@ from helpers.places import MODULE, REPOSITORY
 # Each part of the library and the other parts that it may import.
 MAY_IMPORT = {
     "engine": set(),
-    "training": {"engine"},
+    "training": {"engine", "dataset"},
+    "dataset": {"engine"},
     "dirlab": {"engine"},
     "case": {"engine", "terms"},
     "jobs": {"terms"},
@@ -32,7 +33,7 @@ MAY_IMPORT = {
 SLICER = {"slicer", "vtk", "vtkmodules", "mrml", "ScriptedLoadableModule"}
 QT = {"qt", "ctk", "PythonQt", "PySide2", "PySide6", "PyQt5", "PyQt6"}
 TORCH = {"torch", "torchvision", "lightning", "monai", "safetensors"}
-OUTSIDE_SLICER = ("engine", "training", "dirlab", "report", "case", "worker", "cli")
+OUTSIDE_SLICER = ("engine", "training", "dataset", "dirlab", "report", "case", "worker", "cli")
 STANDARD_LIBRARY_ALONE = ("jobs", "terms")
 FORBIDDEN = {
     **dict.fromkeys(OUTSIDE_SLICER, SLICER | QT),

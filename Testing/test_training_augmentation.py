@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from DeepRegAttentionLib.dataset import ImageFiles
 from DeepRegAttentionLib.engine.errors import OptionError
 from DeepRegAttentionLib.engine.geometry import Grid, working_grid
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
@@ -27,7 +28,6 @@ from DeepRegAttentionLib.training.augmentation import (
     random_pose,
     swapped,
 )
-from DeepRegAttentionLib.training.cases import TrainingCase
 from DeepRegAttentionLib.training.data import Change, PairReader
 from helpers.images import blob_image
 
@@ -35,7 +35,7 @@ POINTS = np.array([[31.0, -57.0, 112.0], [25.0, -50.0, 118.0], [40.0, -60.0, 105
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[TrainingCase, TrainingCase]:
+def pair(tmp_path: Path) -> tuple[ImageFiles, ImageFiles]:
     """Two oblique, anisotropic views of an object; label 1 on its left half, 2 on its right."""
     cases = []
     for name, geometry in {"a": {}, "b": {"degrees": (5.0, 12.0, -20.0), "spacing": (1.4, 1.2, 2.2)}}.items():
@@ -49,11 +49,11 @@ def pair(tmp_path: Path) -> tuple[TrainingCase, TrainingCase]:
         sitk.WriteImage(grid.place(sitk.GetImageFromArray(labels)), str(tmp_path / f"{name}-labels.nii.gz"))
         write_landmarks(tmp_path / f"{name}.txt", Landmarks(POINTS))
         files = tmp_path / f"{name}.nii.gz", tmp_path / f"{name}-labels.nii.gz", tmp_path / f"{name}.txt"
-        cases.append(TrainingCase(name, *files))
+        cases.append(ImageFiles(name, *files))
     return cases[0], cases[1]
 
 
-def read(pair: tuple[TrainingCase, TrainingCase], augmentation: Augmentation, seed: int = 3) -> dict[str, torch.Tensor]:
+def read(pair: tuple[ImageFiles, ImageFiles], augmentation: Augmentation, seed: int = 3) -> dict[str, torch.Tensor]:
     change = Change(augmentation, intensity_changes(augmentation), np.random.default_rng(seed))
     return PairReader(4, IntensityRecipe()).read(pair, 2.0, True, True, change)
 
@@ -63,7 +63,7 @@ def at(image: torch.Tensor, points: torch.Tensor) -> list[float]:
     return [float(image[0][tuple(round(float(n)) for n in point)]) for point in points]
 
 
-def test_the_pose_moves_images_labels_and_landmarks_alike(pair: tuple[TrainingCase, TrainingCase]) -> None:
+def test_the_pose_moves_images_labels_and_landmarks_alike(pair: tuple[ImageFiles, ImageFiles]) -> None:
     still = read(pair, Augmentation())
     posed = read(pair, Augmentation(affine=Affine(1.0, degrees=25, scale=0.2, shift_mm=6)))
     assert float((posed["moving"] - still["moving"]).abs().max()) > 0.3
@@ -79,7 +79,7 @@ def test_the_pose_moves_images_labels_and_landmarks_alike(pair: tuple[TrainingCa
 
 @pytest.mark.parametrize("others", [{}, {"affine": Affine(1.0), "flip": Flip(1.0, ((1, 2),))}])
 def test_a_deformation_moves_images_labels_and_landmarks_alike(
-    pair: tuple[TrainingCase, TrainingCase], others: dict[str, Any]
+    pair: tuple[ImageFiles, ImageFiles], others: dict[str, Any]
 ) -> None:
     still = read(pair, Augmentation())
     bent = read(pair, Augmentation(elastic=Elastic(1.0, deformation_mm=8, smoothness_mm=12), **others))
@@ -132,7 +132,7 @@ def test_the_pose_is_bounded_about_the_middle_of_the_grid() -> None:
 
 
 def test_mirrored_images_have_left_and_right_exchanged_and_the_labels_right(
-    pair: tuple[TrainingCase, TrainingCase],
+    pair: tuple[ImageFiles, ImageFiles],
 ) -> None:
     still, flipped = read(pair, Augmentation()), read(pair, Augmentation(flip=Flip(1.0, ((1, 2),))))
     # The axis of the fixed image that is closest to left and right is i here.

@@ -13,11 +13,11 @@ import torch
 
 pytest.importorskip("yaml", reason="the extra “train” is not installed")
 
+from DeepRegAttentionLib.dataset import ImageFiles, all_pairs, choose_pairs, find_cases, read_cases, select
 from DeepRegAttentionLib.engine.errors import ImageError, OptionError, UnreadableFileError
 from DeepRegAttentionLib.engine.geometry import Grid, resample, working_grid
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, write_landmarks
-from DeepRegAttentionLib.training.cases import TrainingCase, all_pairs, choose_pairs, find_cases, read_cases, select
 from DeepRegAttentionLib.training.data import (
     EpochSampler,
     ImageCache,
@@ -71,13 +71,13 @@ def test_cases_are_found_with_what_belongs_to_them(tmp_path: Path) -> None:
     write_case(tmp_path, "S2", labels=False)
     write_case(tmp_path, "S1", landmarks=True)
     first, second = find_cases(tmp_path)
-    assert first == TrainingCase(
+    assert first == ImageFiles(
         "S1",
         tmp_path / "images" / "S1.nii.gz",
         tmp_path / "labels" / "S1.nii.gz",
         tmp_path / "landmarks" / "S1.txt",
     )
-    assert second == TrainingCase("S2", tmp_path / "images" / "S2.nii.gz", None)
+    assert second == ImageFiles("S2", tmp_path / "images" / "S2.nii.gz", None)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_a_table_names_cases_their_files_and_groups(folder: Path) -> None:
         "b,images/S3.nii.gz,labels/S3.nii.gz,,",
     )
     cases = read_cases(path)
-    assert cases[0] == TrainingCase("a-ED", folder / "images" / "S1.nii.gz", folder / "labels" / "S1.nii.gz", group="a")
-    assert cases[1] == TrainingCase(
+    assert cases[0] == ImageFiles("a-ED", folder / "images" / "S1.nii.gz", folder / "labels" / "S1.nii.gz", group="a")
+    assert cases[1] == ImageFiles(
         "a-ES", folder / "images" / "S2.nii.gz", mask=folder / "labels" / "S2.nii.gz", group="a"
     )
     assert cases[2].group == ""
@@ -147,7 +147,7 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
         read_cases(tmp_path / "none.csv")
 
 
-GROUPED = [TrainingCase(name, Path(name), group=name[0]) for name in ("a1", "a2", "b1", "b2", "b3")]
+GROUPED = [ImageFiles(name, Path(name), group=name[0]) for name in ("a1", "a2", "b1", "b2", "b3")]
 
 
 def test_pairs_within_groups_and_to_an_atlas() -> None:
@@ -189,7 +189,7 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_all_pairs_are_ordered_and_of_different_cases() -> None:
-    cases = [TrainingCase(name, Path(name), None) for name in "abcd"]
+    cases = [ImageFiles(name, Path(name), None) for name in "abcd"]
     pairs = [(fixed.name, moving.name) for fixed, moving in all_pairs(cases)]
     assert len(set(pairs)) == len(pairs) == 12
     assert all(fixed != moving for fixed, moving in pairs)

@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("yaml", reason="the extra “train” is not installed")
 
+from DeepRegAttentionLib.dataset import read_cases
 from DeepRegAttentionLib.engine.errors import ModelError, OptionError, UnreadableFileError
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.models.listing import ModelFile, list_models
 from DeepRegAttentionLib.training.augmentation import Affine, Chance, Flip
-from DeepRegAttentionLib.training.cases import read_cases
 from DeepRegAttentionLib.training.options import LossWeights, options_to_dict, read_training_options
 from helpers.places import MODULE, real_data
 from hypothesis import given

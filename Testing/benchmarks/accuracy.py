@@ -26,6 +26,7 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
+from DeepRegAttentionLib.dataset import ImageFiles, Pair, choose_pairs, read_cases, select
 from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.images import read_image
 from DeepRegAttentionLib.engine.maps import jacobian_map
@@ -35,7 +36,6 @@ from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.resources import resource_folder
-from DeepRegAttentionLib.training.cases import Pair, TrainingCase, choose_pairs, read_cases, select
 from DeepRegAttentionLib.training.data import some_pairs
 from DeepRegAttentionLib.training.options import TrainingOptions, read_training_options
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -177,7 +177,7 @@ def read_pair(pair: Pair) -> tuple[sitk.Image, sitk.Image, sitk.Image, sitk.Imag
     return images[0], images[1], images[2], images[3]
 
 
-def _labels(case: TrainingCase) -> sitk.Image:
+def _labels(case: ImageFiles) -> sitk.Image:
     assert case.labels is not None
     return sitk.Cast(read_image(case.labels), sitk.sitkInt16)
 

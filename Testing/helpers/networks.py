@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+from DeepRegAttentionLib.dataset import find_cases
 from DeepRegAttentionLib.engine.fields import jacobian_determinant, smooth, warp
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.similarity import lncc
-from DeepRegAttentionLib.training.cases import find_cases
 from DeepRegAttentionLib.training.data import PairDataset
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from ..dataset import ImageFiles, Pair, choose_pairs, read_cases, select
 from ..engine.errors import OptionError
 from ..engine.geometry import Grid, points_to_voxels, resample, to_tensor, working_grid
 from ..engine.images import check_image, read_image
@@ -29,7 +30,6 @@ from .augmentation import (
     random_pose,
     swapped,
 )
-from .cases import Pair, TrainingCase, choose_pairs, read_cases, select
 from .options import TrainingOptions
 from .synthetic import SyntheticPairs
 
@@ -77,7 +77,7 @@ class PlacedCase(NamedTuple):
 
     role: str
     """``fixed`` or ``moving``."""
-    case: TrainingCase
+    case: ImageFiles
     motion: Motion
     """From the grid's points to the image's."""
 
@@ -163,7 +163,7 @@ class PairReader:
             item.update(_landmarks(both, grid))
         return item if change is None else change.finish(item)
 
-    def _image(self, case: TrainingCase) -> sitk.Image:
+    def _image(self, case: ImageFiles) -> sitk.Image:
         return self.cache.get("image", case.image, self._read_normalised)
 
     def _read_normalised(self, path: Path) -> sitk.Image:

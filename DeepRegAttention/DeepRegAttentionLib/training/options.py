@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import yaml
 
+from ..dataset import PAIRINGS
 from ..engine.errors import OptionError, UnreadableFileError, suggestion
 from ..engine.intensity import IntensityRecipe
 from ..engine.networks import NETWORKS
@@ -17,7 +18,6 @@ from ..engine.options import PRECISIONS
 from ..engine.regularization import HYPERPRIORS
 from ..engine.similarity import SIMILARITY_LOSSES
 from .augmentation import Augmentation
-from .cases import PAIRINGS
 from .synthetic import SyntheticOptions
 from .typed_values import build
 

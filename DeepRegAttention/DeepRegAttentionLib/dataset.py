@@ -1,4 +1,4 @@
-"""The cases of a data set, from a folder or a table, and which pairs of them are registered."""
+"""The cases of a data set, from a folder or a table, and which pairs they form."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Optional
 
-from ..engine.errors import OptionError, UnreadableFileError, suggestion
+from .engine.errors import OptionError, UnreadableFileError, suggestion
 
 LANDMARK_ENDINGS = (".mrk.json", ".fcsv", ".txt", ".csv")
 PAIRINGS = ("all", "within-group", "to-atlas")
 
 
 @dataclass(frozen=True)
-class TrainingCase:
+class ImageFiles:
     """One image and, where there are, its label map, its landmarks, its mask and the group that it belongs to.
 
     A group is what is registered with itself alone, such as the frames of one patient.
@@ -29,11 +29,11 @@ class TrainingCase:
     group: str = ""
 
 
-Pair = tuple[TrainingCase, TrainingCase]
-COLUMNS = tuple(entry.name for entry in fields(TrainingCase))
+Pair = tuple[ImageFiles, ImageFiles]
+COLUMNS = tuple(entry.name for entry in fields(ImageFiles))
 
 
-def read_cases(where: Path, root: Optional[Path] = None) -> list[TrainingCase]:
+def read_cases(where: Path, root: Optional[Path] = None) -> list[ImageFiles]:
     """The cases of a folder (:func:`find_cases`) or of a table.
 
     Parameters
@@ -79,7 +79,7 @@ def _require_columns(columns: Sequence[str], where: Path) -> None:
         raise OptionError(f"The table {where} lacks the column “{missing[0]}”.")
 
 
-def _case_of(row: Mapping[str, Optional[str]], root: Path, place: str) -> TrainingCase:
+def _case_of(row: Mapping[str, Optional[str]], root: Path, place: str) -> ImageFiles:
     values: dict[str, str] = {column: (row.get(column) or "").strip() for column in COLUMNS}
     if not values["name"] or not values["image"]:
         raise OptionError(f"A name and an image are needed in {place}.")
@@ -87,10 +87,10 @@ def _case_of(row: Mapping[str, Optional[str]], root: Path, place: str) -> Traini
     for path in files.values():
         if not path.exists():
             raise UnreadableFileError(f"{path} does not exist; {place} names it.")
-    return TrainingCase(values["name"], group=values["group"], **files)
+    return ImageFiles(values["name"], group=values["group"], **files)
 
 
-def find_cases(folder: Path) -> list[TrainingCase]:
+def find_cases(folder: Path) -> list[ImageFiles]:
     """The cases of a folder with ``images/`` and optionally ``labels/``, ``masks/`` and ``landmarks/``, by name.
 
     Label maps and masks have the name of their image, landmarks the same without its ending; hidden files do not
@@ -107,13 +107,13 @@ def _name(image: Path) -> str:
     return image.name.split(".")[0]
 
 
-def _case_in(folder: Path, image: Path) -> TrainingCase:
+def _case_in(folder: Path, image: Path) -> ImageFiles:
     def there(path: Path) -> Optional[Path]:
         return path if path.exists() else None
 
     marks = [folder / "landmarks" / f"{_name(image)}{ending}" for ending in LANDMARK_ENDINGS]
     found = next((path for path in marks if path.exists()), None)
-    return TrainingCase(
+    return ImageFiles(
         _name(image), image, there(folder / "labels" / image.name), found, there(folder / "masks" / image.name)
     )
 
@@ -124,23 +124,21 @@ def _require_unique(names: Sequence[str], where: Path) -> None:
         raise OptionError(f"{where} holds more than one case “{twice[0]}”.")
 
 
-def all_pairs(cases: Sequence[TrainingCase]) -> list[Pair]:
+def all_pairs(cases: Sequence[ImageFiles]) -> list[Pair]:
     """Every ordered pair of different cases."""
     return [(fixed, moving) for fixed in cases for moving in cases if fixed is not moving]
 
 
-def choose_pairs(
-    cases: Sequence[TrainingCase], pairing: str = "all", atlas: Optional[TrainingCase] = None
-) -> list[Pair]:
+def choose_pairs(cases: Sequence[ImageFiles], pairing: str = "all", atlas: Optional[ImageFiles] = None) -> list[Pair]:
     """The ordered pairs (fixed, moving) in which the cases of one part of a data set are registered.
 
     Parameters
     ----------
-    cases : sequence of TrainingCase
+    cases : sequence of ImageFiles
         Of that part.
     pairing : {"all", "within-group", "to-atlas"}
         Every pair, those of one group, or every case to the atlas.
-    atlas : TrainingCase, optional
+    atlas : ImageFiles, optional
         Fixed in every pair of the last kind; it need not be among the cases.
     """
     if pairing == "to-atlas" and atlas is not None:
@@ -150,7 +148,7 @@ def choose_pairs(
     return all_pairs(cases)
 
 
-def select(cases: Sequence[TrainingCase], names: Sequence[str]) -> list[TrainingCase]:
+def select(cases: Sequence[ImageFiles], names: Sequence[str]) -> list[ImageFiles]:
     """The cases that are named, by themselves or by their group.
 
     Raises OptionError if a name fits none.
