@@ -63,6 +63,7 @@ def test_differences_have_one_scale_and_lengths_begin_at_0() -> None:
     lengths = scale("driving_force_magnitude", values + 2)
     assert lengths.low == 0
     assert lengths.high == pytest.approx(2.2, abs=0.01)
+    assert [scale("expected_error", values * factor).high for factor in (1, 15, 999)] == [2.0, 4.0, 32.0]
     robust = scale("attention", values)
     assert (robust.low, robust.high) == pytest.approx((-0.0985, 0.1985), abs=1e-3)
 
@@ -124,6 +125,7 @@ def on_the_screen(node: Any, values: list[float]) -> np.ndarray:
 SOME = {
     Rule.VOLUME: [-0.5, 0.0, 0.3, 0.5, 0.8, 1.0, 1.3, 2.0, 2.9],
     Rule.DIFFERENCE: [-0.6, -0.3, -0.05, 0.0, 0.1, 0.45, 0.7],
+    Rule.ERROR: [0.0, 0.3, 0.9, 1.4, 1.9],
     Rule.LENGTH: [0.0, 0.4, 1.1, 2.0, 3.0],
     Rule.ROBUST: [0.0, 0.2, 0.5, 0.9, 1.2],
 }

@@ -367,7 +367,7 @@ def test_stages_are_reported_in_order_and_measured(pair):
     heard: list[tuple[str, float]] = []
     result = register(*pair, dataclasses.replace(ALONE, refine=2), progress=lambda *what: heard.append(what))
     stages = list(dict.fromkeys(stage for stage, _ in heard))
-    assert stages == ["prealign", "refine", "warp", "maps"]
+    assert stages == ["prealign", "refine", "warp", "trust", "maps"]
     assert all(0 <= fraction <= 1 for _, fraction in heard)
     assert set(result.metrics["seconds"]) == set(stages)
 

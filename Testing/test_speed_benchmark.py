@@ -59,7 +59,7 @@ def test_a_row_holds_every_stage_and_what_was_written(tmp_path: Path) -> None:
     for path, shift in zip(images, (0.0, 2.0)):
         sitk.WriteImage(blob_image(shift=(shift, 0, 0)), str(path))
     measured = speed.ours(f"{METHOD} + 1 steps", *images)
-    stages = {"prealign", "network", "refine", "warp", "maps"}
+    stages = {"prealign", "network", "refine", "warp", "trust", "maps"}
     assert stages <= set(measured) <= set(speed.MEASURES)
     total = float(str(measured["total"]))
     assert sum(float(str(measured[name])) for name in stages) == pytest.approx(total, rel=0.2)

@@ -37,6 +37,7 @@ MEASURES = {
     "network": "network",
     "refine": "refinement",
     "warp": "warp",
+    "trust": "error",
     "maps": "maps, measures",
     "write": "writing",
     "cpu": "CPU s",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 Progress = Callable[[str, float], None]
-"""Called with a stage (prealign, network, refine, warp, maps; one that is not needed is left out) and the fraction
-of it that is done; what it raises stops the registration."""
+"""Called with a stage (prealign, network, refine, warp, trust, maps; one that is not needed is left out) and the
+fraction of it that is done; what it raises stops the registration."""
 
 Report = Callable[[float], None]
 """Called with the fraction done of one stage or one part of it; what it raises stops the work."""

@@ -25,6 +25,7 @@ from .prealign import prealign
 from .preview import Preview, Show
 from .resampling import warp_image
 from .result import Maps, RegistrationResult
+from .trust.expected_error import error_statistics, expect_error
 from .working_pair import WorkingPair, working_pair
 
 # The inverse leads back this exactly at the nodes of the working grid; between them it is tens of times worse.
@@ -111,12 +112,16 @@ def _register(
         report(0.1)
         warped = warp_image(moving, fixed, transform)
 
+    with clock.stage("trust"):
+        error = expect_error(pair, found.displacement, method.grid.spacing[0], method.model)
+
     with clock.stage("maps") as report:
         inverse = _inverse(linear, found, method.grid, share(report, 0.0, 0.4))
         maps = Maps()
         maps["jacobian"] = map_image(jacobian_determinant(found.displacement), method.grid, Grid.of(fixed))
         force = driving_force(found.output)
         if options.maps:
+            maps.update({name: map_image(tensor, method.grid, Grid.of(fixed)) for name, tensor in error.maps().items()})
             maps.update(explanation_maps(found.output, force, method.grid, Grid.of(fixed)))
             _add_differences(maps, fixed, moving, warped, scales, linear, options.threads)
         result = RegistrationResult(warped, transform, inverse, maps)
@@ -126,6 +131,7 @@ def _register(
             result, MeasuredPair(fixed, moving, scales, guidance.fixed_mask), stages, share(report, 0.5, 1)
         )
         result.metrics.update(measures, driving_force=driving_force_statistics(force, found.output))
+        result.metrics["expected_error"] = error_statistics(error, method.grid)
 
     result.metrics.update(_provenance(options, method, found), seconds=dict(clock.seconds))
     return result

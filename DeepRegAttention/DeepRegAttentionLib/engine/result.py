@@ -23,6 +23,8 @@ from .parallel import Threads
 from .result_folder import METRICS_FILE
 
 MAP_NAMES = (
+    "expected_error",
+    "error_bound",
     "jacobian",
     "driving_force",
     "driving_force_magnitude",

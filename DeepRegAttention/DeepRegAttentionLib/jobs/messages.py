@@ -17,7 +17,7 @@ EVENTS = ("ready", "progress", "map", "warning", "done", "error", "cancelled")
 ENDINGS = ("done", "error", "cancelled")
 """The last that is said of a job, and the answers to a question."""
 
-STAGES = ("read", "prealign", "network", "refine", "warp", "maps", "measure", "write")
+STAGES = ("read", "prealign", "network", "refine", "warp", "trust", "maps", "measure", "write")
 """Of a job, in their order; a stage that a job does not need is left out."""
 
 

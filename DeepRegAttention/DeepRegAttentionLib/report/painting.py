@@ -78,7 +78,7 @@ def palette_map(palette: str) -> Colormap:
 def map_look(entry: Map, scale: ColourScale) -> Look:
     """How the values of a map become colours; those of a Jacobian by :func:`map_values`."""
     if not scale.logarithmic:
-        ends = "max" if entry.rule is Rule.LENGTH else "both"
+        ends = "max" if entry.rule in (Rule.LENGTH, Rule.ERROR) else "both"
         return Look(palette_map(scale.palette), scale.low, scale.high, entry.bar, extend=ends)
     ticks = {place: f"{scale.low ** (1 - 2 * place):.2g}" for place in (0.0, 0.25, 0.5, 0.75, 1.0)}
     return Look(palette_map(scale.palette), 0.0, 1.0, entry.bar, ticks, "min")

@@ -30,6 +30,7 @@ def result_pictures(result: RegistrationResult, fixed: sitk.Image, moving: sitk.
     return [
         *_image_pictures(views),
         *_map_pictures(views, Rule.DIFFERENCE),
+        *_map_pictures(views, Rule.ERROR),
         *grid_pictures(views),
         *jacobian_pictures(views),
         *force_pictures(views),

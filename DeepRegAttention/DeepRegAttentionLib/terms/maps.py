@@ -17,6 +17,7 @@ class Rule(Enum):
     """Which values the two ends of a map's colours stand for."""
 
     DIFFERENCE = "a fixed range around 0, so that before and after are seen by the same measure"
+    ERROR = "from 0 to a round number of mm that few values exceed, so that small errors look small in every result"
     LENGTH = "from 0 to what few values exceed"
     ROBUST = "from what few values fall below to what few exceed"
     VOLUME = "a factor and one over it, even in the logarithm"
@@ -61,6 +62,26 @@ class Map:
 MAPS: dict[str, Map] = {
     entry.key: entry
     for entry in (
+        Map(
+            "expected_error",
+            "Expected error",
+            "Expected error",
+            "mm",
+            "error",
+            Rule.ERROR,
+            "How far off the registration is expected to be here (mm), predicted from what still pulls, what is unlike "
+            "and where there is little to hold on to.",
+        ),
+        Map(
+            "error_bound",
+            "Bound of the error",
+            "Bound, 90 %",
+            "mm",
+            "error",
+            Rule.ERROR,
+            "The error is below this (mm) at nine of ten places on pairs like those that it was calibrated on; large "
+            "where the images show little to align.",
+        ),
         Map(
             "jacobian",
             "Jacobian",
@@ -167,6 +188,7 @@ SHORTEST_ARROW = 0.08
 _DIFFERENCE = 0.5
 _RARE = 0.5
 _FACTORS = (1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
+_ERRORS = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 _RARE_FACTOR = 99.8
 _SAMPLES = 64
 
@@ -231,6 +253,8 @@ def scale(key: str, values: np.ndarray) -> ColourScale:
         factor = jacobian_factor(sample)
         return ColourScale(entry.palette, 1 / factor, factor, logarithmic=True)
     low, high = (float(value) for value in np.percentile(sample, (_RARE, 100 - _RARE)))
+    if entry.rule is Rule.ERROR:
+        return ColourScale(entry.palette, 0.0, next((end for end in _ERRORS if end >= high), _ERRORS[-1]))
     if entry.rule is Rule.LENGTH:
         low = 0.0
     return ColourScale(entry.palette, low, high if high > low else low + 1.0)

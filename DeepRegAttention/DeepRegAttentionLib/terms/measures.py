@@ -140,6 +140,11 @@ _FORCE = (
     _motion("cosine", "Driving force agreement, cosine", "", MORE, 3, "1: motion follows the force"),
     _motion("magnitude", "Driving force agreement, lengths", "", MORE, 3, "correlation; 1: strong where much moves"),
 )
+_ERROR = (
+    _motion("mean_mm", "Expected error, mean", "mm", LESS, TRE_DECIMALS, "predicted, where there is anything"),
+    _motion("p95_mm", "Expected error, 95th percentile", "mm", LESS, TRE_DECIMALS, "at one place of twenty it is more"),
+    _motion("bound_mean_mm", "Bound of the error, mean", "mm", LESS, TRE_DECIMALS, "kept at nine of ten places"),
+)
 
 
 def rows(metrics: Mapping[str, Any]) -> list[Row]:
@@ -158,6 +163,7 @@ def rows(metrics: Mapping[str, Any]) -> list[Row]:
         *_at_moments(_OVERLAP, metrics.get("labels")),
         *_at_moments(_tissues(metrics.get("tissue_dice")), metrics.get("tissue_dice")),
         *_at_moments(_LANDMARKS, distances),
+        *_single(_ERROR, metrics.get("expected_error")),
         *_single(_JACOBIAN, metrics.get("jacobian")),
         *_single(_CONSISTENCY, metrics.get("inverse_consistency_mm")),
         *_single(_FORCE, metrics.get("driving_force")),

@@ -27,6 +27,8 @@ _STOPS: dict[str, str] = {
     "jacobian": "053061 2065ab 4393c3 90c4dd d1e5f0 f7f6f6 fddbc7 f3a481 d6604d b1182b 67001f",
     # Black where both images agree, so that what glows is what does not match.
     "difference": "9fe0ff 2f86c8 0b1f33 000000 33150a cf5a22 ffd0a0",
+    # Blue is near, red is far off; told apart by those who see no red.
+    "error": "12355b 2f6f9f 7fb3c8 f2ead0 f6c445 e8743b b3261e 6b0f1a",
     # Pale where little moves, so that quiet lines are as easy to see as others.
     "length": "8fd3ff fff3a8 ffb03a ff4747",
 }

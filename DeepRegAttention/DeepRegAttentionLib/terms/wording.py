@@ -19,6 +19,7 @@ def stage_text(stage: Optional[str]) -> str:
         "network": _("Network"),
         "refine": _("Refining"),
         "warp": _("Warping"),
+        "trust": _("Predicting the error"),
         "maps": _("Making the maps"),
         "measure": _("Measuring"),
         "write": _("Writing the result"),

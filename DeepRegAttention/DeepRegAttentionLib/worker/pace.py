@@ -12,6 +12,7 @@ SECONDS: Mapping[str, float] = {
     "network": 4.0,
     "refine": 2.0,
     "warp": 0.3,
+    "trust": 0.4,
     "maps": 0.7,
     "measure": 4.0,
     "write": 0.5,
