@@ -52,6 +52,7 @@ FOUND: dict[str, Any] = {
     },
     "inverse_consistency_mm": {"mean": 0.0246, "max": 0.1689},
     "driving_force": {"cosine": 0.6543, "magnitude": 0.7891},
+    "verdict": {"grade": "pass", "reasons": [], "evidence": {row.key: 0.5 for row in measures.EVIDENCE}},
     "seconds": {"prealign": 1.25, "network": 2.5},
 }
 """Everything that can be measured; NaN where it cannot."""

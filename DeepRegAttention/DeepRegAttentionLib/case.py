@@ -17,6 +17,7 @@ from .engine.metrics import require_labels
 from .engine.options import RegistrationOptions
 from .engine.result import RegistrationResult
 from .terms.inputs import CALLED, INPUTS, NEEDS
+from .terms.verdict import verdict_of
 
 PathLike = Union[str, Path]
 
@@ -192,4 +193,12 @@ def register_case(
             evaluate_landmarks(result, case.fixed_landmarks, case.moving_landmarks)
     if case.files:
         result.metrics["inputs"] = dict(case.files)
+    say_verdict(result)
     return result
+
+
+def say_verdict(result: RegistrationResult) -> None:
+    """Have the metrics say the verdict in words, too, for who reads the file without us."""
+    found = verdict_of(result.metrics)
+    if found is not None:
+        result.metrics["verdict"]["sentence"] = found.sentence

@@ -22,7 +22,8 @@ from .warp import warp
 
 _EXIT_CODES = (
     "Exit codes: 0 done; 1 unexpected error; 2 an option or its value; 3 an image, mask, label map or landmark "
-    "list; 4 no overlap of the images; 5 a model; 6 the output cannot be written; 7 out of memory; 130 cancelled."
+    "list; 4 no overlap of the images; 5 a model; 6 the output cannot be written; 7 out of memory; 8 worse than "
+    "--require asks for; 130 cancelled."
 )
 
 app = typer.Typer(

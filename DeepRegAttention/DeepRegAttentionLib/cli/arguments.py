@@ -130,6 +130,10 @@ Displacement = Annotated[
     ),
 ]
 Report = Annotated[bool, typer.Option("--report", help="Also write report.html.", rich_help_panel=_OUTPUT)]
+Require = Annotated[
+    Optional[str],
+    _option("Exit with status 8 if the verdict is worse: pass or review.", _OUTPUT, default="any verdict will do"),
+]
 Format = Annotated[str, typer.Option(help="Of the images: nii.gz or nrrd.", rich_help_panel=_OUTPUT)]
 Device = Annotated[Optional[str], _choice("Where the network runs", device_choices(), _COMPUTER, _DEFAULTS.device)]
 Precision = Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Optional
 
 import typer
 
+from ..engine.errors import OptionError, suggestion
 from ..engine.options import RegistrationOptions
 from . import arguments as a
 from .console import ReadableErrors, StageProgress, messages, readable_warnings, results, say, silent_libraries
@@ -48,6 +49,7 @@ def register(
     device: a.Device = None,
     precision: a.Precision = None,
     threads: a.Threads = None,
+    require: a.Require = None,
 ) -> None:
     """Register MOVING to FIXED; write the warped image, transforms, maps and measures to a folder."""
     from ..case import read_case
@@ -55,6 +57,7 @@ def register(
     from .settings import file_extension, read_options
 
     given = context.params
+    require_known(require)
     options = read_options(preset, {field.name: given.get(field.name) for field in fields(RegistrationOptions)})
     extension = file_extension(format)
     require_writable(output)
@@ -63,6 +66,27 @@ def register(
     result = run(case, options)
     save(result, case, output, extension, report, displacement=displacement)
     show(result, output)
+    if falls_short(result, require):
+        raise typer.Exit(BELOW_REQUIRED)
+
+
+BELOW_REQUIRED = 8
+"""Exit status of a registration that was finished, and judged worse than ``--require`` asks for."""
+
+
+def require_known(grade: Optional[str]) -> None:
+    """Raise OptionError unless a grade can be required."""
+    from ..engine.trust.verdict import GRADES
+
+    if grade is not None and grade not in GRADES[:-1]:
+        raise OptionError(f"--require takes pass or review; “{grade}” is neither{suggestion(grade, GRADES[:-1])}.")
+
+
+def falls_short(result: RegistrationResult, required: Optional[str]) -> bool:
+    """Whether a result was judged worse than required."""
+    from ..engine.trust.verdict import GRADES
+
+    return required is not None and GRADES.index(result.metrics["verdict"]["grade"]) > GRADES.index(required)
 
 
 def _option_name(field: str) -> str:
@@ -102,10 +126,16 @@ def save(
             write_report(result, case.fixed, case.moving, folder / "report.html", label_names)
 
 
-def show(result: RegistrationResult, folder: Path) -> None:
-    """Print what was measured, why this model, and where the result lies."""
+def show(result: RegistrationResult, folder: Path, label_names: Optional[Mapping[int, str]] = None) -> None:
+    """Print what was measured, the verdict, why this model, and where the result lies."""
+    from ..terms.verdict import verdict_of
     from .tables import results_table
 
     results.print(results_table(result.metrics))
+    judged = verdict_of(result.metrics, label_names or {})
+    if judged is not None:
+        say(judged.title.lower(), judged.sentence, f"bold {judged.colour}", results)
+        for reason in judged.reasons[1:]:
+            say("also", reason, judged.colour, results)
     say("model", result.metrics["model_choice"], "bold", results)
     say("result", str(folder.resolve()), "bold", results)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Optional
 
+import numpy as np
 import SimpleITK as sitk
 
 from .clock import Report, share
@@ -11,6 +13,8 @@ from .landmarks import Landmarks
 from .metrics import dice, hd95, mean_over_labels, require_labels, summary, tre
 from .resampling import warp_image
 from .result import RegistrationResult
+
+_NEAR_MM = 5.0
 
 
 def evaluate_labels(
@@ -37,11 +41,34 @@ def evaluate_labels(
     if fixed_labels is None:
         return
     require_labels(fixed_labels, result.warped)
+    _name_places(result, fixed_labels)
     unmoved = warp_image(moving_labels, result.warped, sitk.Transform(3, sitk.sitkIdentity), nearest=True)
     result.metrics["labels"] = {
         "before": _overlap(fixed_labels, unmoved, share(report, 0.1, 0.55)),
         "after": _overlap(fixed_labels, result.warped_labels, share(report, 0.55, 1.0)),
     }
+
+
+def _name_places(result: RegistrationResult, labels: sitk.Image) -> None:
+    """Have each of the worst places say in which structure of the fixed image it lies, or which is next to it."""
+    for place in result.metrics.get("expected_error", {}).get("worst", ()):
+        place["label"] = _label_near(labels, place["point_lps_mm"])
+
+
+def _label_near(labels: sitk.Image, point: Sequence[float]) -> int:
+    """The label at a point (LPS mm), or the nearest within 5 mm; 0 if there is none."""
+    middle = np.rint(labels.TransformPhysicalPointToContinuousIndex(point)).astype(int)
+    reach = np.ceil(_NEAR_MM / np.array(labels.GetSpacing())).astype(int)
+    low = (middle - reach).clip(0)
+    size = np.minimum(middle + reach + 1, labels.GetSize()) - low
+    if (size <= 0).any():
+        return 0
+    around = sitk.GetArrayViewFromImage(labels)[tuple(slice(a, a + n) for a, n in zip(low[::-1], size[::-1]))]
+    found = np.argwhere(around)
+    distances = np.linalg.norm((found[:, ::-1] + low - middle) * labels.GetSpacing(), axis=1)
+    if not (distances <= _NEAR_MM).any():
+        return 0
+    return int(around[tuple(found[distances.argmin()])])
 
 
 def _overlap(fixed: sitk.Image, warped: sitk.Image, report: Report) -> dict[str, Any]:

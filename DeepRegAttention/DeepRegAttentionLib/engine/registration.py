@@ -25,7 +25,9 @@ from .prealign import prealign
 from .preview import Preview, Show
 from .resampling import warp_image
 from .result import Maps, RegistrationResult
+from .trust.evidence import Answer, object_volume
 from .trust.expected_error import error_statistics, expect_error
+from .trust.verdict import verdict
 from .working_pair import WorkingPair, working_pair
 
 # The inverse leads back this exactly at the nodes of the working grid; between them it is tens of times worse.
@@ -132,6 +134,10 @@ def _register(
         )
         result.metrics.update(measures, driving_force=driving_force_statistics(force, found.output))
         result.metrics["expected_error"] = error_statistics(error, method.grid)
+        turned = None if guidance.initial_transform is not None else linear
+        volume, said = object_volume(moving, scales[1]), result.metrics["expected_error"]
+        answer = Answer(pair, found.displacement, method.grid, turned, volume, said)
+        result.metrics["verdict"] = verdict(answer, method.model)
 
     result.metrics.update(_provenance(options, method, found), seconds=dict(clock.seconds))
     return result

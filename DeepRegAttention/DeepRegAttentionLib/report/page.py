@@ -17,6 +17,7 @@ from .facts import facts_table
 from .pictures import result_pictures
 from .style import STYLE
 from .tables import measure_tables, structure_bars
+from .verdict import verdict_box
 from .views import Picture
 
 
@@ -71,6 +72,7 @@ def _page(result: RegistrationResult, fixed: sitk.Image, moving: sitk.Image, lab
     behind = next(_source(picture) for picture in pictures if picture.name == "fixed")
     body = [
         "<h1>Registration report</h1>",
+        verdict_box(result.metrics, label_names),
         facts_table(result.metrics, fixed, moving),
         measure_tables(result.metrics),
         "<h2>Pictures</h2>",

@@ -19,6 +19,12 @@ th, td { padding: .28rem .7rem; text-align: left; border-bottom: 1px solid var(-
 th { font-weight: 600; }
 thead th { color: var(--soft); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.verdict { margin: 0 0 1.2rem; padding: .7rem .9rem; background: var(--card); border-left: 6px solid;
+  border-radius: 6px; }
+.verdict p { margin: 0; color: var(--ink); }
+.verdict strong { color: #fff; padding: .1rem .6rem; margin-right: .4rem; border-radius: 4px; }
+.verdict details { color: var(--soft); margin-top: .4rem; }
+.verdict ul { margin: .2rem 0 0; padding-left: 1.4rem; }
 .facts th { width: 11rem; color: var(--soft); font-weight: 500; }
 .soft { color: var(--soft); }
 .good { color: var(--good); font-weight: 600; }

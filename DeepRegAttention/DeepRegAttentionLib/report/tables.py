@@ -31,7 +31,7 @@ def _section(name: str, found: Sequence[Row]) -> str:
     if name == "similarity":
         note = f"<p>{MORE} more is better, {LESS} less is better; the change is from before to after.</p>"
         table = _table(found, '<th class="number">Change</th>', _change)
-    elif name == "deformation":
+    elif name in ("deformation", "evidence"):
         table = _table(found, "<th>Meaning</th>", lambda row: f'<td class="soft">{escape(row.meaning)}</td>')
     else:
         table = _table(found)

@@ -24,7 +24,7 @@ MOMENTS = ("before", "linear", "after")
 ABSENT = "–"
 """Stands for what was not or cannot be measured."""
 
-SECTIONS = ("similarity", "deformation", "time")
+SECTIONS = ("similarity", "deformation", "evidence", "time")
 """Groups of rows, in the order in which they are shown."""
 
 STRUCTURE_COLUMNS = ("Structure", "Dice before", "Dice after", "HD95 before (mm)", "HD95 after (mm)")
@@ -147,6 +147,27 @@ _ERROR = (
 )
 
 
+def _evidence(key: str, name: str, unit: str, better: str, decimals: int, meaning: str) -> Row:
+    return Row("evidence", key, name, unit, better, decimals, meaning)
+
+
+EVIDENCE = (
+    _evidence("similarity", "Local correlation", "", MORE, 2, "1: alike in every small neighbourhood"),
+    _evidence("gain", "Local correlation, gained by deforming", "", MORE, 2, "what the deformation was good for"),
+    _evidence("contrast", "Agreement of contrast", "", MORE, 2, "1: bright is bright in both; -1: dark is bright"),
+    _evidence("overlap", "Overlap of the objects", "", MORE, 2, "1: both images show something at the same places"),
+    _evidence("seen", "Seen by the other image", "", MORE, 2, "share of an object within the other’s field of view"),
+    _evidence("rotation_deg", "Turned by the linear alignment", "°", LESS, 0, "patients mostly lie alike"),
+    _evidence("stretch", "Stretched by the linear alignment", "", LESS, 2, "factor along the axis that changes most"),
+    _evidence("mirrored", "Local correlation, gained by mirroring", "", LESS, 2, "above 0: left and right exchanged?"),
+    _evidence("folds_percent", "Folds, share of the object", "%", LESS, 2, "Jacobian of 0 or less: none is best"),
+    _evidence("shrinking", "Strongest shrinking in the object", "", "", 2, "1 % of it shrinks more"),
+    _evidence("growing", "Strongest growth in the object", "", "", 2, "1 % of it grows more"),
+    _evidence("expected_voxels", "Expected error, 95th percentile", "voxels", LESS, 2, "of the working grid"),
+)
+"""What a verdict is made of."""
+
+
 def rows(metrics: Mapping[str, Any]) -> list[Row]:
     """Everything that was measured of one registration, in the order in which it is shown.
 
@@ -167,6 +188,7 @@ def rows(metrics: Mapping[str, Any]) -> list[Row]:
         *_single(_JACOBIAN, metrics.get("jacobian")),
         *_single(_CONSISTENCY, metrics.get("inverse_consistency_mm")),
         *_single(_FORCE, metrics.get("driving_force")),
+        *_single(EVIDENCE, (metrics.get("verdict") or {}).get("evidence")),
         *_times(metrics.get("seconds")),
     ]
 
@@ -221,6 +243,7 @@ def table_title(name: str) -> str:
     texts = {
         "similarity": _("Agreement of the images"),
         "deformation": _("Deformation"),
+        "evidence": _("What the verdict is made of"),
         "time": _("Computing time"),
         "structures": _("Structures"),
         "histogram": _("Histogram of the volume change"),

@@ -12,6 +12,9 @@ import numpy as np
 FOLD = "#ffd500"
 """Colour of places whose Jacobian is 0 or less."""
 
+GRADE_COLOURS = {"pass": "#2e9e4f", "review": "#c77700", "fail": "#d93f35"}
+"""Colours of the grades of a verdict, readable on white and on black."""
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
 # Evenly spaced; the perceptual ones are those of the same name in matplotlib.
 _STOPS: dict[str, str] = {

@@ -1,0 +1,231 @@
+"""The verdict on a pair: its rules, what each reason takes to be one, and what people are told."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DeepRegAttentionLib.case import say_verdict
+from DeepRegAttentionLib.cli import app
+from DeepRegAttentionLib.engine.errors import ModelError
+from DeepRegAttentionLib.engine.evaluation import evaluate_labels
+from DeepRegAttentionLib.engine.hardware import limited_threads
+from DeepRegAttentionLib.engine.options import RegistrationOptions
+from DeepRegAttentionLib.engine.registration import register
+from DeepRegAttentionLib.engine.resources import resource_folder
+from DeepRegAttentionLib.engine.result import RegistrationResult
+from DeepRegAttentionLib.engine.trust.verdict import GRADES, MANY, Limit, judge, read_limits
+from DeepRegAttentionLib.report.verdict import verdict_box
+from DeepRegAttentionLib.terms.palettes import GRADE_COLOURS
+from DeepRegAttentionLib.terms.verdict import direction_text, reason_text, verdict_of, worst_places
+from helpers.images import blob_image
+from typer.testing import CliRunner
+
+LIMITS = read_limits(resource_folder("Trust") / "verdict.json")
+FAST = RegistrationOptions(model="none", prealign="none", refine=2, spacing=3.0, maps=False)
+
+
+def evidence_at(limits: dict[str, Limit], badness: dict[str, float]) -> dict[str, float]:
+    """Evidence that is so bad: 0 at the limit of review, 1 at that of fail; usual where nothing is said."""
+    worse = {key: limits[key].review + bad * (limits[key].fail - limits[key].review) for key, bad in badness.items()}
+    return {**{key: limit.usual for key, limit in limits.items()}, **worse}
+
+
+@pytest.fixture(scope="module")
+def found() -> RegistrationResult:
+    return register(blob_image(), blob_image(shift=(2.0, -1.0, 1.0)), FAST)
+
+
+# The rules
+
+
+@pytest.mark.parametrize("method", LIMITS)
+def test_usual_evidence_passes_and_each_piece_can_fail_alone(method: str) -> None:
+    limits = LIMITS[method]
+    assert judge(evidence_at(limits, {}), limits) == ("pass", [])
+    for key in limits:
+        for badness, grade in ((-0.1, "pass"), (0.3, "review"), (1.2, "fail")):
+            got, reasons = judge(evidence_at(limits, {key: badness}), limits)
+            assert got == grade
+            assert [(reason.key, reason.grade) for reason in reasons] == ([] if grade == "pass" else [(key, grade)])
+
+
+def test_worse_evidence_never_makes_a_better_grade_or_fewer_reasons() -> None:
+    rng = np.random.default_rng(2)
+    limits = LIMITS["any"]
+    for _ in range(200):
+        before = dict(zip(limits, rng.normal(-0.5, 0.8, len(limits))))
+        after = {key: bad + max(0.0, rng.normal()) for key, bad in before.items()}
+        (grade, reasons), (worse, more) = (judge(evidence_at(limits, bad), limits) for bad in (before, after))
+        assert GRADES.index(worse) >= GRADES.index(grade)
+        assert {reason.key for reason in reasons} <= {reason.key for reason in more}
+        assert (grade == "pass") == (not reasons)
+
+
+def test_many_reasons_to_look_are_one_to_refuse() -> None:
+    limits = LIMITS["any"]
+    for count, grade in ((1, "review"), (MANY - 1, "review"), (MANY, "fail")):
+        assert judge(evidence_at(limits, dict.fromkeys(list(limits)[:count], 0.5)), limits)[0] == grade
+
+
+def test_the_worst_reason_comes_first_and_absent_evidence_is_no_reason() -> None:
+    limits = LIMITS["any"]
+    one, other = list(limits)[:2]
+    evidence = evidence_at(limits, {one: 0.2, other: 0.9})
+    assert [reason.key for reason in judge(evidence, limits)[1]] == [other, one]
+    del evidence[other]
+    assert [reason.key for reason in judge(evidence, limits)[1]] == [one]
+
+
+@pytest.mark.parametrize("limits", [(1.0, 1.0, 0.0), (1.0, 0.5, 0.5), (1.0, 0.5, 0.7), (1.0, 2.0, math.nan)])
+def test_limits_that_make_no_order_are_refused(limits: tuple[float, float, float]) -> None:
+    with pytest.raises(ModelError):
+        Limit(*limits)
+
+
+def test_a_damaged_file_of_limits_is_told(tmp_path: Path) -> None:
+    (tmp_path / "verdict.json").write_text('{"methods": [{"method": "any"}]}')
+    with pytest.raises(ModelError, match=r"verdict\.json cannot be read"):
+        read_limits(tmp_path / "verdict.json")
+
+
+# In words
+
+
+@pytest.mark.parametrize("method", LIMITS)
+def test_every_reason_is_a_sentence_with_its_number(method: str) -> None:
+    for key, limit in LIMITS[method].items():
+        _, reasons = judge(evidence_at(LIMITS[method], {key: 1.5}), {key: limit})
+        sentence = reason_text(vars(reasons[0]))
+        assert sentence[0].isupper()
+        assert sentence.endswith(".")
+        assert any(character.isdigit() for character in sentence)
+        assert "{" not in sentence
+
+
+def test_directions_are_those_of_the_patient() -> None:
+    centre, half = (10.0, 20.0, 30.0), (70.0, 90.0, 60.0)
+    assert direction_text((-40.0, -50.0, 31.0), centre, half) == "right anterior part"
+    assert direction_text((60.0, 25.0, 70.0), centre, half) == "left superior part"
+    assert direction_text((12.0, 100.0, -20.0), centre, half) == "posterior inferior part"
+    assert direction_text((12.0, 22.0, 28.0), centre, half) == "middle"
+
+
+def metrics_with(grade: str, reasons: list[dict[str, Any]], folds: float = 0.0, label: int = 0) -> dict[str, Any]:
+    place = {"point_lps_mm": [-60.0, 0.0, 0.0], "expected_mm": 6.2, "bound_mm": 11.4, "label": label}
+    frame = {"centre_lps_mm": [0.0, 0.0, 0.0], "half_extent_mm": [70.0, 90.0, 60.0]}
+    return {
+        "verdict": {"grade": grade, "reasons": reasons, "evidence": {}, "object": frame},
+        "expected_error": {"confidence": 0.9, "worst": [place]},
+        "jacobian": {"fold_percent": folds},
+    }
+
+
+FEW = {"key": "overlap", "grade": "review", "value": 0.71, "usual": 0.98, "limit": 0.85}
+
+
+def test_a_verdict_says_why_and_where() -> None:
+    passed = verdict_of(metrics_with("pass", []))
+    assert passed is not None
+    assert passed.title == "Pass"
+    assert passed.sentence == "The right part may be off by 6 mm; folds: none."
+    judged = verdict_of(metrics_with("review", [FEW], folds=0.123, label=7), {7: "Right temporal pole"})
+    assert judged is not None
+    assert judged.sentence == f"{judged.reasons[0]} Right temporal pole may be off by 6 mm; folds: 0.12 %."
+    assert "0.71" in judged.reasons[0]
+    assert judged.colour == GRADE_COLOURS["review"]
+    assert verdict_of({"jacobian": {"fold_percent": 0.0}}) is None
+
+
+def test_each_of_the_worst_places_has_a_sentence() -> None:
+    (place,) = worst_places(metrics_with("pass", []))
+    assert (place.text, place.bounded) == ("The right part may be off by 6 mm", "bound 11 mm at 90 %")
+    assert worst_places({}) == []
+
+
+def test_the_report_shows_verdict_reasons_and_places() -> None:
+    box = verdict_box(metrics_with("review", [FEW, {**FEW, "key": "seen"}]), {})
+    assert "Review" in box
+    assert box.count("<li>") == 2
+    assert "may be off by 6 mm, bound 11 mm" in box
+    assert verdict_box({}, {}) == ""
+
+
+# Of registrations
+
+
+def test_every_registration_is_judged(found: RegistrationResult) -> None:
+    judged = found.metrics["verdict"]
+    assert judged["grade"] in GRADES
+    assert set(LIMITS["any"]) <= set(judged["evidence"])
+    assert all(math.isfinite(value) for value in judged["evidence"].values())
+    assert "sentence" not in judged
+    say_verdict(found)
+    assert found.metrics["verdict"]["sentence"] == verdict_of(found.metrics).sentence
+    assert json.loads(json.dumps(found.plain_metrics()))["verdict"] == found.metrics["verdict"]
+
+
+def test_where_the_object_lies_is_told_in_patient_coordinates(found: RegistrationResult) -> None:
+    frame = found.metrics["verdict"]["object"]
+    np.testing.assert_allclose(frame["centre_lps_mm"], (31.0, -57.0, 112.0), atol=8)
+    assert all(10 < half < 60 for half in frame["half_extent_mm"])
+
+
+def test_places_are_told_by_the_structures_in_which_they_lie(found: RegistrationResult) -> None:
+    fixed, moving = blob_image(), blob_image(shift=(2.0, -1.0, 1.0))
+    first, *others = found.metrics["expected_error"]["worst"]
+    index = np.clip(fixed.TransformPhysicalPointToIndex(first["point_lps_mm"]), 0, np.array(fixed.GetSize()) - 1)
+    labels = sitk.Image(fixed.GetSize(), sitk.sitkUInt8)
+    labels.CopyInformation(fixed)
+    labels[index.tolist()] = 9
+    evaluate_labels(found, moving, sitk.Cast(moving > 0.5, sitk.sitkUInt8), labels)
+    assert first["label"] == 9
+    assert all(place["label"] in (0, 9) for place in others)
+    assert worst_places(found.metrics, {9: "Nucleus"})[0].text.startswith("Nucleus may be off by")
+    for place in (first, *others):
+        del place["label"]
+
+
+# The command line
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("images")
+    paths = [str(folder / f"{name}.nii.gz") for name in ("fixed", "moving")]
+    for path, shift in zip(paths, (0.0, 2.0)):
+        sitk.WriteImage(blob_image(shift=(shift, 0.0, 0.0)), path)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("grade", "asked", "status"),
+    [("pass", "pass", 0), ("review", "review", 0), ("review", "pass", 8), ("fail", "review", 8), ("fail", None, 0)],
+)
+def test_a_grade_can_be_required(
+    grade: str, asked: str, status: int, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    badness = {"pass": -1.0, "review": 0.5, "fail": 1.5}[grade]
+    monkeypatch.setattr(
+        "DeepRegAttentionLib.engine.trust.verdict.gather",
+        lambda answer: evidence_at(LIMITS["any"], {"overlap": badness}),
+    )
+    how = ["--model", "none", "--prealign", "none", "--refine", "1", "--spacing", "5", "--no-maps"]
+    with limited_threads(None):
+        required = [] if asked is None else ["--require", asked]
+        called = CliRunner().invoke(app, ["register", *images, "-o", str(tmp_path / "out"), *how, *required])
+    assert called.exit_code == status
+    assert f"{grade}: " in called.stdout
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["verdict"]["grade"] == grade
+
+
+def test_what_cannot_be_required_is_told_before_anything_is_done(images: list[str], tmp_path: Path) -> None:
+    called = CliRunner().invoke(app, ["register", *images, "-o", str(tmp_path / "out"), "--require", "pas"])
+    assert called.exit_code == 2
+    assert "did you mean “pass”" in called.stderr
+    assert not (tmp_path / "out").exists()
