@@ -201,6 +201,18 @@ def test_the_whole_job_in_the_browser(page: Any, folder: Path, tmp_path: Path, m
     page.wait_for_selector("#result-name:has-text('hippocampus_003 to hippocampus_001')", timeout=REGISTER_MS)
     assert re.search(r"correlation 0\.\d+ → 0\.\d+", page.inner_text("#summary"))
 
+    assert page.inner_text("#verdict .grade") in ("Pass", "Review", "Fail")
+    assert "may be off by" in page.inner_text("#verdict")
+    page.wait_for_selector("#places:has-text('Worst place 1 of')", timeout=WAIT_MS)
+    worst, said = settled(page, "DeepRegFixed"), page.inner_text("#place")
+    page.click("#place-after")
+    page.wait_for_selector("#places:has-text('Worst place 2 of')", timeout=WAIT_MS)
+    changed(page, "DeepRegFixed", worst)
+    assert page.inner_text("#place") != said
+    page.keyboard.press("p")
+    page.wait_for_selector("#places:has-text('Worst place 1 of')", timeout=WAIT_MS)
+
+    page.click("#crosshair")
     plain = settled(page, "DeepRegWarped")
     assert plain.std() > 20, "an image is shown"
     pick(page, "overlay", "Jacobian")

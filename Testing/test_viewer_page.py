@@ -172,6 +172,40 @@ def test_the_deformation_is_drawn_on_the_warped_image_and_in_3d_alone(
     assert display.IsDisplayableInView(viewer._page.stage.view(st.THREED).get_view_node_id())
 
 
+def test_the_views_go_from_one_worst_place_to_the_next(
+    viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop, tmp_path: Path
+) -> None:
+    judged = shutil.copytree(folder / "result", tmp_path / "judged")
+    metrics = json.loads((judged / "metrics.json").read_text())
+    points = [[28.0, -60.0, 108.0], [35.0, -50.0, 115.0], [31.0, -57.0, 112.0]]
+    metrics["expected_error"] = {
+        "confidence": 0.9,
+        "worst": [{"point_lps_mm": p, "expected_mm": 5.0 - n, "bound_mm": 9.0} for n, p in enumerate(points)],
+    }
+    reasons = [{"key": key, "grade": "review", "value": 0.7, "usual": 0.9, "limit": 0.8} for key in ("overlap", "seen")]
+    metrics["verdict"] = {"grade": "review", "reasons": reasons, "evidence": {}}
+    (judged / "metrics.json").write_text(json.dumps(metrics))
+    loop.run_until_complete(viewer._results.open(judged))
+    assert state.verdict["title"] == "Review"
+    assert len(state.verdict["others"]) == 1
+    assert len(state.places) == 3
+    assert "5 mm" in state.places[0]
+    crosshair = viewer._page.stage._crosshair
+    for place, key in ((0, "n"), (1, "n"), (2, "n"), (0, "p"), (2, "p")):
+        assert state.place == place
+        left, posterior, superior = points[place]
+        assert crosshair.GetCrosshairRAS() == pytest.approx((-left, -posterior, superior))
+        for tag in st.SLICES:
+            to_slice = viewer._page.stage.view(tag).get_view_node().GetSliceToRAS()
+            normal, origin = (np.array([to_slice.GetElement(row, n) for row in range(3)]) for n in (2, 3))
+            assert normal @ (crosshair.GetCrosshairRAS() - origin) == pytest.approx(0, abs=1e-3)
+        viewer._press(key)
+    loop.run_until_complete(viewer._results.open(folder / "result"))
+    assert (state.verdict, state.places) == (None, [])
+    viewer._press("n")
+    assert state.place == -1
+
+
 def test_a_damaged_result_is_refused_and_nothing_seems_under_way(
     viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop, tmp_path: Path
 ) -> None:

@@ -185,6 +185,7 @@ def _list(label: str, name: str, choices: list[Choice], **more: Any) -> None:
 
 
 def _inspect_tab() -> None:
+    _verdict()
     html.Div("{{ summary }}", classes="text-caption mb-1", id="summary")
     html.Div("Nothing to inspect yet: register two images, or open a result.", v_if=("!has_result",),
              classes="text-body-2")  # fmt: skip
@@ -193,6 +194,26 @@ def _inspect_tab() -> None:
         _deformation_tools()
         _comparison_tools()
     _windows()
+
+
+def _verdict() -> None:
+    """The grade, why, and the way through the worst places."""
+    with html.Div(v_if=("verdict",), classes="mb-2", id="verdict"):
+        html.Span("{{ verdict.title }}", classes="grade", style=("{ background: verdict.colour }",))
+        html.Span("{{ verdict.sentence }}", classes="text-body-2")
+        html.Div("{{ reason }}", v_for="reason in verdict.others", key="reason", classes="text-caption mt-1")
+    with html.Div(v_if=("places.length",), classes="d-flex align-center mb-2", style="gap: 4px", id="places"):
+        _step_button("mdi-chevron-left", -1, "The worse place before (P)", "place-before")
+        with html.Div(classes="flex-grow-1 text-caption", style="min-width: 0"):
+            html.Div("Worst place {{ place + 1 }} of {{ places.length }}", classes="text-medium-emphasis")
+            html.Div("{{ places[place] }}", id="place")
+        _step_button("mdi-chevron-right", 1, "The next worst place (N)", "place-after")
+
+
+def _step_button(icon: str, step: int, tooltip: str, id: str) -> None:
+    with v.VBtn(icon=True, click=f"trigger('place', [{step}])", size="x-small", variant="tonal", id=id):
+        v.VIcon(icon, size="x-large")
+        v.VTooltip(tooltip, activator="parent", location="bottom")
 
 
 def _overlay_tools() -> None:

@@ -32,6 +32,7 @@ from .inspection import Inspection, Slices
 from .page import Page
 from .register_tab import RegisterTab
 from .results import Results
+from .worst_places import WorstPlaces
 
 
 class Viewer:
@@ -52,15 +53,24 @@ class Viewer:
         self._slices = Slices(self._page)
         self._inputs = ChosenImages(self._page)
         self._inspection = Inspection(self._page, self._slices)
-        self._results = Results(self._page, self._inputs, self._inspection)
+        self._worst_places = WorstPlaces(self._page)
+        self._results = Results(self._page, self._inputs, self._inspection, self._worst_places)
         self._register_tab = RegisterTab(self._page, self._inputs, self._results.show)
-        self._server.trigger("key")(self._inspection.press)
+        self._server.trigger("key")(self._press)
         self._server.trigger("open")(self._page.telling(self._open))
         self._inputs.on_choice = self._chosen
         layout.build(self._server, upload_mib=task["upload_mib"])
         self._server.controller.on_server_bind.add(self._demand_secret)
         self._server.controller.on_server_ready.add(self._announce)
         self._server.controller.on_exception.add(self._page.unexpected)
+
+    def _press(self, key: str) -> None:
+        """A key that was pressed on the page."""
+        steps = {"n": 1, "p": -1}
+        if key in steps:
+            self._worst_places.step(steps[key])
+        else:
+            self._inspection.press(key)
 
     def _chosen(self) -> None:
         self._register_tab.chosen()

@@ -15,6 +15,7 @@ from .inputs import ChosenImages
 from .inspection import Inspection
 from .measures import histogram_svg, table_entries
 from .page import Page
+from .worst_places import WorstPlaces
 
 RESULTS_FILE, SCENE_FILE = "registration.zip", "registration.mrb"
 _NOTHING: dict[str, Any] = {"summary": "", "model_choice": "", "tables": [], "histogram": "", "download": ""}
@@ -24,10 +25,11 @@ _ABSENT = "The {roles} of this result {verb} shown: {reason}"
 class Results:
     """The result that a page shows."""
 
-    def __init__(self, page: Page, inputs: ChosenImages, inspection: Inspection) -> None:
+    def __init__(self, page: Page, inputs: ChosenImages, inspection: Inspection, worst: WorstPlaces) -> None:
         self._page = page
         self._inputs = inputs
         self._inspection = inspection
+        self._worst = worst
         self._folder: Optional[Path] = None
         page.set(**_NOTHING, preparing=False)
         inputs.before_change = self.clear
@@ -36,6 +38,7 @@ class Results:
     def clear(self) -> None:
         """Show no result any more."""
         self._inspection.clear()
+        self._worst.clear()
         self._folder = None
         self._page.set(**_NOTHING)
 
@@ -84,6 +87,7 @@ class Results:
             tab="inspect",
             download="",
         )
+        self._worst.show(result.metrics)
 
     def _say(self, step: str) -> None:
         self._page.set(progress_text=f"Showing the result: {step}")

@@ -249,6 +249,15 @@ class Stage:
         self._crosshair.SetCrosshairRAS(*point)
         self._jump(point, view.get_view_group())
 
+    def look_at(self, point: Sequence[float]) -> None:
+        """Have all slices go through a point (RAS mm), with the crosshair on it."""
+        self.crosshair = True
+        self._crosshair.SetCrosshairRAS(*point)
+        self._jump(point, self.view(FIXED).get_view_group())
+        for plane in self._planes:
+            plane.GetSliceNode().JumpSliceByOffsetting(*point)
+        self.render()
+
     def _jump(self, point: Sequence[float], group: int) -> None:
         slicer.vtkMRMLSliceNode.JumpAllSlices(self.scene, *point, slicer.vtkMRMLSliceNode.OffsetJumpSlice, group)
 
