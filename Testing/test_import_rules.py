@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "jobs": {"terms"},
     "terms": {"engine"},
     "report": {"engine", "terms"},
+    "cohort": {"engine", "case", "dataset", "report", "terms"},
     "worker": {"engine", "case", "jobs", "report"},
     # The command “view” starts the viewer; the command line needs it for nothing else.
     "cli": {"engine", "training", "dirlab", "report", "case", "terms", "viewer"},
@@ -33,7 +34,7 @@ MAY_IMPORT = {
 SLICER = {"slicer", "vtk", "vtkmodules", "mrml", "ScriptedLoadableModule"}
 QT = {"qt", "ctk", "PythonQt", "PySide2", "PySide6", "PyQt5", "PyQt6"}
 TORCH = {"torch", "torchvision", "lightning", "monai", "safetensors"}
-OUTSIDE_SLICER = ("engine", "training", "dataset", "dirlab", "report", "case", "worker", "cli")
+OUTSIDE_SLICER = ("engine", "training", "dataset", "dirlab", "report", "case", "cohort", "worker", "cli")
 STANDARD_LIBRARY_ALONE = ("jobs", "terms")
 FORBIDDEN = {
     **dict.fromkeys(OUTSIDE_SLICER, SLICER | QT),
