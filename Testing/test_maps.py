@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from DeepRegAttentionLib.engine.geometry import Grid
+from DeepRegAttentionLib.engine.maps import images_where
 from DeepRegAttentionLib.engine.result import MAP_NAMES
 from DeepRegAttentionLib.report.painting import map_look, map_values, paint
 from DeepRegAttentionLib.report.pictures import label_rim
@@ -54,6 +56,24 @@ def test_the_jacobian_is_white_at_1_even_in_the_logarithm_and_yellow_where_it_fo
     assert white.min() > 0.95
     assert blue[2] > blue[0] + 0.2
     assert red[0] > red[2] + 0.2
+
+
+def test_places_where_there_is_nothing_do_not_decide_the_colours() -> None:
+    values = np.zeros((10, 10, 10), np.float32)
+    values[4:7] = np.linspace(0.3, 0.5, 300).reshape(3, 10, 10)
+    assert scale("attention", values).low > 0.29
+    assert scale("attention", np.zeros((2, 2, 2))).high > 0
+
+
+def test_maps_are_0_where_neither_image_shows_anything() -> None:
+    there = torch.zeros(1, 1, 12, 10, 14, dtype=torch.bool)
+    there[..., 5, 5, 6] = True
+    own = Grid((14, 10, 12), (2.0, 2.0, 2.0), (5.0, -3.0, 8.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    shown = images_where(there, {"attention": torch.full((1, 1, 12, 10, 14), 0.3)}, own, own)
+    values = sitk.GetArrayFromImage(shown["attention"])
+    beside = np.zeros_like(values, bool)
+    beside[3:8, 3:8, 4:9] = True
+    np.testing.assert_array_equal(values > 0, beside)
 
 
 def test_differences_have_one_scale_and_lengths_begin_at_0() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Optional
 
 import numpy as np
 import SimpleITK as sitk
+import torch.nn.functional as F
 from torch import Tensor
 
 from .fields import jacobian_determinant
@@ -15,6 +17,8 @@ from .networks.blocks import NetworkOutput
 from .networks.drivenmorph import force_agreement, total_force
 from .resampling import sample_image
 
+# Around what the images show, so many voxels of the working grid belong to it: what pulls an edge stands beside it.
+_BESIDE = 2
 # Voxels of a difference image: all of most images, every second or third of a large one.
 _DIFFERENCES = 8_000_000
 
@@ -39,10 +43,8 @@ def driving_force(output: Optional[NetworkOutput]) -> Optional[Tensor]:
     return total_force(output.forces) if output is not None and output.forces else None
 
 
-def explanation_maps(
-    output: Optional[NetworkOutput], force: Optional[Tensor], own: Grid, fixed: Grid
-) -> dict[str, sitk.Image]:
-    """What the network can say for itself, on its working grid.
+def explanation_maps(output: Optional[NetworkOutput], force: Optional[Tensor], own: Grid) -> dict[str, Tensor]:
+    """What the network can say for itself, ``(1, C, K, J, I)`` on its working grid.
 
     Returns
     -------
@@ -57,7 +59,26 @@ def explanation_maps(
         tensors["driving_force_magnitude"] = tensors["driving_force"].norm(dim=1, keepdim=True)
     if output.regularization is not None:
         tensors["regularization"] = output.regularization
-    return {name: map_image(tensor, own, fixed) for name, tensor in tensors.items()}
+    return tensors
+
+
+def images_where(there: Tensor, tensors: Mapping[str, Tensor], own: Grid, fixed: Grid) -> dict[str, sitk.Image]:
+    """Maps as images that are 0 where neither image shows anything: what they say there explains nothing.
+
+    Parameters
+    ----------
+    there : Tensor
+        ``(1, 1, K, J, I)``, bool: where there is something; a little around it belongs to it.
+    tensors : mapping
+        ``(1, C, K, J, I)`` by their keys.
+    own, fixed : Grid
+        The working grid, and that of the fixed image, as far as which the maps reach.
+    """
+    near = there.float()
+    for axis in range(3):
+        window = [2 * _BESIDE + 1 if n == axis else 1 for n in range(3)]
+        near = F.max_pool3d(near, window, 1, [n // 2 for n in window])
+    return {name: map_image(tensor * near.to(tensor), own, fixed) for name, tensor in tensors.items()}
 
 
 def difference_map(

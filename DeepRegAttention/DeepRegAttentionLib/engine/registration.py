@@ -17,7 +17,14 @@ from .guidance import Guidance, check_guidance
 from .hardware import limited_threads
 from .images import check_image, check_pair
 from .intensity import Scale
-from .maps import difference_map, driving_force, driving_force_statistics, explanation_maps, map_image
+from .maps import (
+    difference_map,
+    driving_force,
+    driving_force_statistics,
+    explanation_maps,
+    images_where,
+    map_image,
+)
 from .measuring import MeasuredPair, measure
 from .method import Doubt, Method, choose_method
 from .options import RegistrationOptions
@@ -123,8 +130,8 @@ def _register(
         maps["jacobian"] = map_image(jacobian_determinant(found.displacement), method.grid, Grid.of(fixed))
         force = driving_force(found.output)
         if options.maps:
-            maps.update({name: map_image(tensor, method.grid, Grid.of(fixed)) for name, tensor in error.maps().items()})
-            maps.update(explanation_maps(found.output, force, method.grid, Grid.of(fixed)))
+            shown = {**error.maps(), **explanation_maps(found.output, force, method.grid)}
+            maps.update(images_where(error.there, shown, method.grid, Grid.of(fixed)))
             _add_differences(maps, fixed, moving, warped, scales, linear, options.threads)
         result = RegistrationResult(warped, transform, inverse, maps)
         report(0.5)

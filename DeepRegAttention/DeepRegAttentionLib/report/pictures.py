@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from ..engine.result import RegistrationResult
-from ..terms.maps import Rule, offered, scale
+from ..terms.maps import Map, Rule, is_seen_through, offered, scale
 from ..terms.palettes import label_colour
 from .drawings import force_pictures, grid_pictures, jacobian_pictures
 from .painting import Look, dim, grey, map_look, paint, show
@@ -94,9 +94,14 @@ def _map_pictures(views: Views, rule: Rule) -> list[Picture]:
         look = map_look(entry, scale(entry.key, sitk.GetArrayViewFromImage(image)))
         outlines = None if rule is Rule.DIFFERENCE else anatomy(views)
         hint = " Black is agreement; before and after have the same colours." if rule is Rule.DIFFERENCE else ""
-        picture = paint(views.sections, views.sample(image), look, outlines)
+        picture = paint(views.sections, _something(entry, views.sample(image)), look, outlines)
         pictures.append(Picture(entry.key, entry.name, entry.meaning + hint, picture))
     return pictures
+
+
+def _something(entry: Map, slices: list[np.ndarray]) -> list[np.ndarray]:
+    """The values of a map, blank where there is nothing."""
+    return [np.where(values == 0, np.nan, values) for values in slices] if is_seen_through(entry.key) else slices
 
 
 def _label_pictures(views: Views) -> list[Picture]:

@@ -1,7 +1,8 @@
 """The deformation drawn: as a grid, as arrows, as contours, in slices and in 3D; and the force behind it.
 
 Everything is drawn in the fixed image's space and in the direction of the motion, moving to fixed, as Slicer draws
-any transform: a grid line or an arrow's tip is where the registration takes what it started from.
+any transform: a grid line or an arrow's tip is where the registration takes what it started from. Outside the fixed
+image nothing moves, and there are arrows where the images show something alone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Optional
 
 import numpy as np
 import slicer
+import vtk
 
-from ..terms.maps import SHORTEST_ARROW, length_scale
+from ..terms.maps import SHORTEST_ARROW, is_seen_through, length_scale
 from .colors import length_colors
-from .nodes import add_node
+from .nodes import add_node, image_array, matrix_array, voxel_to_world, voxels
 from .results import Result
-from .transforms import grid_part, grid_transform, longest_displacement, parts, without_linear
+from .transforms import at_rest_outside, grid_part, grid_transform, longest_displacement, parts, without_linear
 
 STYLES = ("none", "grid", "arrows", "contours")
 """Ways to draw a deformation."""
@@ -31,6 +33,7 @@ _ROUND = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _LINES = 20
 _LEVELS = 6
 _FORCE_GRID_MM = 2.0
+_VECTORS = "vtkMRMLVectorVolumeNode"
 
 
 def show_deformation(
@@ -68,14 +71,13 @@ def show_deformation(
     vtkMRMLTransformDisplayNode or None
         For finer settings.
     """
-    if style == "none":
-        _hide(result.extra("deformation"))
+    role = "arrows" if style == "arrows" else "deformation"
+    for other in {"arrows", "deformation"} - ({role} if style != "none" else set()):
+        _hide(result.extra(other))
+    node = _deformation_node(result, role) if style != "none" else None
+    if node is None:
         return None
-    node = _deformation_node(result)
-    grid = grid_part(node) if node is not None else None
-    if node is None or grid is None:
-        return None
-    return _draw(result, node, style, spacing_mm, scale_percent, slices, threed, longest_displacement(grid), views)
+    return _draw(result, node, style, spacing_mm, scale_percent, slices, threed, _longest(node), views)
 
 
 def default_spacing(result: Result, style: str = "grid", threed: bool = False) -> float:
@@ -112,9 +114,13 @@ def show_force_arrows(
         _hide(result.extra("force_arrows"))
         return None
     node = result.extra("force_arrows") or _new_force_node(result)
-    grid = parts(node.GetTransformToParent())[0]
-    longest = longest_displacement(grid)
-    return _draw(result, node, "arrows", spacing_mm, scale_percent, slices, threed, longest, views)
+    return _draw(result, node, "arrows", spacing_mm, scale_percent, slices, threed, _longest(node), views)
+
+
+def _longest(node: slicer.vtkMRMLTransformNode) -> float:
+    """In mm, of a node with a displacement grid in one of the two directions."""
+    grids = [parts(transform)[0] for transform in (node.GetTransformToParent(), node.GetTransformFromParent())]
+    return longest_displacement(next(grid for grid in grids if grid.GetDisplacementGrid() is not None))
 
 
 def _hide(node: Optional[slicer.vtkMRMLTransformNode]) -> None:
@@ -122,22 +128,56 @@ def _hide(node: Optional[slicer.vtkMRMLTransformNode]) -> None:
         node.GetDisplayNode().SetVisibility(False)
 
 
-def _deformation_node(result: Result) -> Optional[slicer.vtkMRMLTransformNode]:
-    """What is left of the transform without its linear part: a large shift would hide the small motions."""
-    node, transform = result.extra("deformation"), result.transform
-    if node is not None or transform is None:
-        return node
-    grid = grid_part(transform)
+def _deformation_node(result: Result, role: str) -> Optional[slicer.vtkMRMLTransformNode]:
+    """What is drawn of the transform, without its linear part: a large shift would hide the small motions."""
+    node = result.extra(role)
+    grid = deformation_grid(result) if node is None else None
     if grid is None:
+        return node
+    node = add_node(result.scene, "vtkMRMLGridTransformNode", f"{result.name} {role}")
+    back = grid_part(result.inverse) if role == "arrows" and result.inverse is not None else None
+    if back is not None:
+        # Where arrows begin and end at once, no transform could be inverted.
+        node.SetAndObserveTransformToParent(at_rest_outside(back, _something(result, back)))
+    else:
+        node.SetAndObserveTransformFromParent(at_rest_outside(grid))
+    node.SetDescription("Made to be drawn: the linear part of the registration is not in it.")
+    result.keep(role, node)
+    return node
+
+
+def deformation_grid(result: Result) -> Optional[vtk.vtkAbstractTransform]:
+    """The displacement grid of the deformation alone, from fixed to aligned moving points; None without a transform."""
+    transform = result.transform
+    grid = grid_part(transform) if transform is not None else None
+    if transform is None or grid is None:
         return None
     alone, linear = len(parts(transform.GetTransformFromParent())) == 1, result.linear
-    if alone and np.allclose(linear, np.eye(4)):
-        node = transform
-    else:
-        node = add_node(result.scene, "vtkMRMLGridTransformNode", f"{result.name} deformation")
-        node.SetAndObserveTransformFromParent(without_linear(grid, linear if alone else np.eye(4)))
-    result.keep("deformation", node)
-    return node
+    return without_linear(grid, linear) if alone and not np.allclose(linear, np.eye(4)) else grid
+
+
+def _something(result: Result, grid: vtk.vtkAbstractTransform) -> Optional[np.ndarray]:
+    """At which points of a grid ``(K, J, I)`` the images show something, as far as a map says so."""
+    maps = [node for name, node in result.maps.items() if is_seen_through(name) and not node.IsA(_VECTORS)]
+    if not maps:
+        return None
+    image, directions = grid.GetDisplacementGrid(), grid.GetGridDirectionMatrix() or vtk.vtkMatrix4x4()
+    to_world = matrix_array(directions)
+    to_world[:3, :3] *= image.GetSpacing()
+    to_world[:3, 3] = image.GetOrigin()
+    to_map = np.linalg.inv(voxel_to_world(maps[0])) @ to_world
+    return _nearest(voxels(maps[0]) != 0, to_map, image_array(image).shape[:3])
+
+
+def _nearest(values: np.ndarray, to_index: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The values ``(K, J, I)`` at the points of a grid of another shape with parallel axes; False outside."""
+    found = values
+    for axis, size in enumerate(shape):
+        numbers = np.rint(np.arange(size) * to_index[2 - axis, 2 - axis] + to_index[2 - axis, 3]).astype(int)
+        inside = (numbers >= 0) & (numbers < values.shape[axis])
+        found = found.take(numbers.clip(0, values.shape[axis] - 1), axis)
+        found &= inside.reshape([-1 if n == axis else 1 for n in range(3)])
+    return found
 
 
 def _new_force_node(result: Result) -> slicer.vtkMRMLTransformNode:
@@ -148,7 +188,7 @@ def _new_force_node(result: Result) -> slicer.vtkMRMLTransformNode:
     force = result.maps["driving_force"]
     steps = [max(1, int(_FORCE_GRID_MM / spacing)) for spacing in force.GetSpacing()]
     node = add_node(result.scene, "vtkMRMLGridTransformNode", f"{result.name} driving force arrows")
-    node.SetAndObserveTransformToParent(grid_transform(force, -1.0, steps))
+    node.SetAndObserveTransformToParent(at_rest_outside(grid_transform(force, -1.0, steps)))
     node.SetDescription("Made to be drawn: not a registration.")
     result.keep("force_arrows", node)
     return node

@@ -7,11 +7,12 @@ from typing import Optional
 
 import slicer
 
-from ..terms.maps import MAPS, VECTORS, Map, Rule, scale
+from ..terms.maps import MAPS, VECTORS, Map, Rule, is_seen_through, scale
 from .colors import jacobian_colors, jacobian_step, map_colors
 from .nodes import show_range, voxels
 
 _LABELS = 5
+_LEAST = 1e-12
 
 
 def value_range(node: slicer.vtkMRMLVolumeNode) -> tuple[float, float]:
@@ -44,6 +45,8 @@ def show_overlay(
 ) -> None:
     """Lay one map over what slice views show, in their foreground layer; None takes it away.
 
+    Where a map is 0 because neither image shows anything, what lies below it is seen.
+
     Parameters
     ----------
     maps : mapping of str to vtkMRMLVolumeNode
@@ -55,13 +58,13 @@ def show_overlay(
     opacity : float
         0 (invisible) to 1.
     threshold : (float, float), optional
-        Only values from low to high are shown; None shows all.
+        Only values from low to high are shown; None shows all there are.
     legend : bool
         Whether a colour bar is shown in the views.
     """
     node = maps[name] if name is not None else None
     if node is not None and name is not None:
-        _limit(node.GetDisplayNode(), threshold)
+        _limit(node, threshold, _LEAST if is_seen_through(name) else None)
     for composite in composites:
         unchanged = composite.StartModify()
         composite.SetForegroundVolumeID(node.GetID() if node is not None else None)
@@ -82,11 +85,14 @@ def forget_legends(maps: Iterable[slicer.vtkMRMLVolumeNode]) -> None:
             node.GetScene().RemoveNode(legend)
 
 
-def _limit(display: slicer.vtkMRMLScalarVolumeDisplayNode, threshold: Optional[tuple[float, float]]) -> None:
-    display.SetApplyThreshold(threshold is not None)
-    if threshold is not None:
+def _limit(node: slicer.vtkMRMLVolumeNode, threshold: Optional[tuple[float, float]], least: Optional[float]) -> None:
+    """Show the values within a threshold, and not below the least that is shown at all."""
+    display = node.GetDisplayNode()
+    display.SetApplyThreshold(threshold is not None or least is not None)
+    if display.GetApplyThreshold():
+        low, high = threshold or value_range(node)
         display.SetAutoThreshold(False)
-        display.SetThreshold(*threshold)
+        display.SetThreshold(low if least is None else max(low, least), high)
 
 
 def _show_legend(node: slicer.vtkMRMLVolumeNode, entry: Map, visible: bool) -> None:
@@ -131,3 +137,6 @@ def _write_labels(
     for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
         text.SetFontFamilyToArial()
         text.SetBold(False)
+        # Lines of a grid would make it unreadable.
+        text.SetBackgroundColor(0.0, 0.0, 0.0)
+        text.SetBackgroundOpacity(1.0)

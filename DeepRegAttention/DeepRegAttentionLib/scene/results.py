@@ -237,7 +237,7 @@ def _rebuilt(node: slicer.vtkMRMLScriptedModuleNode) -> Optional[Result]:
     groups = {prefix: dict(_group(node, prefix)) for prefix in (_MAP, _TABLE, _PLOT)}
     if not any(single.values()) and not any(groups.values()):
         return None
-    for role in ("transform", "inverse", "deformation"):
+    for role in ("transform", "inverse", "deformation", "arrows"):
         transform = node.GetNodeReference(role)
         if transform is not None:
             # A scene file does not say how its grids are to be interpolated.

@@ -84,6 +84,26 @@ def grid_transform(
     return _grid(values * np.float32(sign), field.GetOrigin(), spacing, directions)
 
 
+def at_rest_outside(
+    grid: vtk.vtkAbstractTransform, where: Optional[np.ndarray] = None
+) -> slicer.vtkOrientedGridTransform:
+    """The transform of a displacement grid within it, and none a step outside, where VTK goes on as at its border.
+
+    Parameters
+    ----------
+    grid : vtkOrientedGridTransform
+        Any.
+    where : np.ndarray, optional
+        ``(K, J, I)``, bool, of its points: those where it moves; without it all do.
+    """
+    image, directions = grid.GetDisplacementGrid(), grid.GetGridDirectionMatrix() or vtk.vtkMatrix4x4()
+    values = image_array(image)
+    framed = np.zeros((*(n + 2 for n in values.shape[:3]), 3), np.float32)
+    framed[1:-1, 1:-1, 1:-1] = values if where is None else values * where[..., None]
+    step = matrix_array(directions)[:3, :3] @ np.array(image.GetSpacing())
+    return _grid(framed, np.array(image.GetOrigin()) - step, image.GetSpacing(), directions)
+
+
 def without_linear(grid: vtk.vtkAbstractTransform, linear: np.ndarray) -> slicer.vtkOrientedGridTransform:
     """The deformation D of a grid transform T that includes a linear part A: T(x) = A(D(x)).
 
@@ -119,7 +139,7 @@ def _grid(
     values: np.ndarray, origin: Sequence[float], spacing: Sequence[float], directions: vtk.vtkMatrix4x4
 ) -> slicer.vtkOrientedGridTransform:
     # Half the memory and half the file of double precision, exact to a millionth of a millimetre.
-    image = array_image(values.astype(np.float32))
+    image = array_image(values.astype(np.float32, copy=False))
     image.SetOrigin(*origin)
     image.SetSpacing(*spacing)
     transform = slicer.vtkOrientedGridTransform()

@@ -193,6 +193,11 @@ _RARE_FACTOR = 99.8
 _SAMPLES = 64
 
 
+def is_seen_through(key: str) -> bool:
+    """Whether 0 means that there is nothing, in none of the images, and is not drawn."""
+    return MAPS[key].rule in (Rule.ERROR, Rule.LENGTH, Rule.ROBUST)
+
+
 def offered(present: Container[str]) -> list[Map]:
     """The maps that can be shown as colours, of those that are present by key, in the order of a menu."""
     return [entry for key, entry in MAPS.items() if key in present and key != VECTORS]
@@ -252,7 +257,8 @@ def scale(key: str, values: np.ndarray) -> ColourScale:
     if entry.rule is Rule.VOLUME:
         factor = jacobian_factor(sample)
         return ColourScale(entry.palette, 1 / factor, factor, logarithmic=True)
-    low, high = (float(value) for value in np.percentile(sample, (_RARE, 100 - _RARE)))
+    something = sample[sample != 0]
+    low, high = (float(n) for n in np.percentile(something if something.size else sample, (_RARE, 100 - _RARE)))
     if entry.rule is Rule.ERROR:
         return ColourScale(entry.palette, 0.0, next((end for end in _ERRORS if end >= high), _ERRORS[-1]))
     if entry.rule is Rule.LENGTH:
