@@ -24,6 +24,7 @@ from DeepRegAttentionLib.dirlab import (
 from DeepRegAttentionLib.engine.errors import LandmarkError, OptionError, UnreadableFileError
 from DeepRegAttentionLib.engine.landmarks import Landmarks
 from DeepRegAttentionLib.engine.metrics import tre
+from DeepRegAttentionLib.engine.trust.verdict import GRADES
 from helpers.places import real_data
 from typer.testing import CliRunner
 
@@ -122,19 +123,23 @@ def test_a_synthetic_case_1_is_registered_from_its_files(case_1: Path):
     assert float(row["snapped_mean"]) == pytest.approx(float(row["mean"]), abs=0.5)
     assert float(row["folds_percent"]) == 0
     assert float(row["seconds"]) > 0
+    assert row["verdict"] in GRADES
 
 
 def test_the_table_has_a_row_for_each_case_and_the_mean_over_cases():
-    found = [CaseResult(1, 3.89, 2.78, 1.2, 0.8, 1.1, 0.9, 0, 10), CaseResult(8, 15, 9, 3, 2, 3.3, 2.1, 0.5, 31)]
+    found = [
+        CaseResult(1, 3.89, 2.78, 1.2, 0.8, 1.1, 0.9, 0, 10, "pass"),
+        CaseResult(8, 15, 9, 3, 2, 3.3, 2.1, 0.5, 31, "fail"),
+    ]
     columns = [list(column.cells) for column in results_table(found).columns]
     rows = list(zip(*columns))
-    assert rows[0] == ("1", "3.89 (2.78)", "1.20 (0.80)", "1.10 (0.90)", "0.0000", "10.0")
-    assert rows[-1] == ("mean", "9.45 (5.89)", "2.10 (1.40)", "2.20 (1.50)", "0.2500", "20.5")
+    assert rows[0] == ("1", "3.89 (2.78)", "1.20 (0.80)", "1.10 (0.90)", "0.0000", "10.0", "pass")
+    assert rows[-1] == ("mean", "9.45 (5.89)", "2.10 (1.40)", "2.20 (1.50)", "0.2500", "20.5", "")
     assert len(rows) == 3
 
 
 def test_the_mean_over_cases_counts_every_case_the_same():
-    one, two = CaseResult(1, 4, 2, 1, 1, 1, 1, 0, 10), CaseResult(2, 8, 4, 2, 1, 3, 2, 0.5, 30)
+    one, two = CaseResult(1, 4, 2, 1, 1, 1, 1, 0, 10, "pass"), CaseResult(2, 8, 4, 2, 1, 3, 2, 0.5, 30, "fail")
     mean = mean_over_cases([one, two])
     assert (mean["initial_mean"], mean["mean"], mean["snapped_mean"], mean["seconds"]) == (6, 1.5, 2, 20)
     assert "case" not in mean

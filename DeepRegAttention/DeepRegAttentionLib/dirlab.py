@@ -78,6 +78,8 @@ class CaseResult:
         Share of the voxels of the whole image that are folded.
     seconds
         For the registration, without reading the files.
+    verdict
+        ``"pass"``, ``"review"`` or ``"fail"``: what the registration, which knows no landmarks, thinks of itself.
     """
 
     case: int
@@ -89,6 +91,7 @@ class CaseResult:
     snapped_sd: float
     folds_percent: float
     seconds: float
+    verdict: str
 
 
 def find_cases(folder: Path, numbers: Optional[Iterable[int]] = None) -> list[CaseFiles]:
@@ -199,6 +202,7 @@ def evaluate_case(files: CaseFiles, options: RegistrationOptions, progress: Opti
         *_mean_and_sd(tre(snap_to_voxels(there, moving), goal, identity)),
         folds_percent=result.metrics["jacobian"]["fold_percent"],
         seconds=sum(result.metrics["seconds"].values()),
+        verdict=result.metrics["verdict"]["grade"],
     )
 
 
@@ -210,7 +214,7 @@ def snap_to_voxels(landmarks: Landmarks, image: sitk.Image) -> Landmarks:
 
 def mean_over_cases(results: list[CaseResult]) -> dict[str, float]:
     """Mean of each measure over the cases, all cases counting the same: the last row of published tables."""
-    names = [field.name for field in fields(CaseResult) if field.name != "case"]
+    names = [field.name for field in fields(CaseResult) if field.name not in ("case", "verdict")]
     return {name: float(np.mean([getattr(result, name) for result in results])) for name in names}
 
 

@@ -103,10 +103,10 @@ def results_table(found: list[CaseResult]) -> Table:
     from ..dirlab import mean_over_cases
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="DIR-Lab 4DCT, T00 to T50: TRE in mm, mean (SD)")
-    for heading in ("case", "initial", "exact", "snapped to voxel", "folded voxels (%)", "seconds"):
+    for heading in ("case", "initial", "exact", "snapped to voxel", "folded voxels (%)", "seconds", "verdict"):
         table.add_column(heading, justify="right")
     for result in found:
-        table.add_row(*_row(str(result.case), asdict(result)))
+        table.add_row(*_row(str(result.case), asdict(result)), result.verdict)
     table.add_section()
     table.add_row(*_row("mean", mean_over_cases(found)))
     return table
