@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from DeepRegAttentionLib.case import say_verdict
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.engine.errors import ModelError
 from DeepRegAttentionLib.engine.evaluation import evaluate_labels
+from DeepRegAttentionLib.engine.fields import smooth, warp
+from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.hardware import limited_threads
+from DeepRegAttentionLib.engine.models.files import find_model
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.engine.result import RegistrationResult
+from DeepRegAttentionLib.engine.trust.evidence import Answer, gather
 from DeepRegAttentionLib.engine.trust.verdict import GRADES, MANY, Limit, judge, read_limits
+from DeepRegAttentionLib.engine.working_pair import WorkingPair
 from DeepRegAttentionLib.report.verdict import verdict_box
 from DeepRegAttentionLib.terms.palettes import GRADE_COLOURS
 from DeepRegAttentionLib.terms.verdict import direction_text, reason_text, verdict_of, worst_places
-from helpers.images import blob_image
+from helpers.images import blob_image, rotation
+from torch import Tensor
 from typer.testing import CliRunner
 
 LIMITS = read_limits(resource_folder("Trust") / "verdict.json")
+ONE_MODEL = "brain-t1-adregnet"
 FAST = RegistrationOptions(model="none", prealign="none", refine=2, spacing=3.0, maps=False)
 
 
@@ -92,6 +101,116 @@ def test_a_damaged_file_of_limits_is_told(tmp_path: Path) -> None:
     (tmp_path / "verdict.json").write_text('{"methods": [{"method": "any"}]}')
     with pytest.raises(ModelError, match=r"verdict\.json cannot be read"):
         read_limits(tmp_path / "verdict.json")
+
+
+# What is taken for a reason
+
+
+def texture(shape: tuple[int, int, int] = (32, 40, 36), seed: int = 0) -> Tensor:
+    """A textured object in dark surroundings, alike to nothing mirrored, ``(1, 1, K, J, I)``."""
+    noise = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(seed))
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in shape], indexing="ij")
+    inside = (sum(axis**2 for axis in axes) < 0.64).float()
+    values = smooth(noise, 1.6)
+    return inside * (0.5 + 0.2 * values / values.std()).clamp(0.05, 1)
+
+
+def answer_of(fixed: Tensor, moving: Tensor, displacement: Optional[Tensor] = None, **other: Any) -> Answer:
+    """An answer on an oblique grid of 2 mm, far from the origin."""
+    shape = fixed.shape[2:]
+    direction = tuple(rotation((5.0, -8.0, 6.0)).flatten().tolist())
+    grid = Grid((shape[2], shape[1], shape[0]), (2.0,) * 3, (30.0, -80.0, 200.0), direction)
+    found = torch.zeros(1, 3, *shape) if displacement is None else displacement
+    mask = other.pop("mask", None)
+    volume = 8.0 * float((moving > 0.02).sum())
+    given = {"linear": sitk.AffineTransform(3), "moving_mm3": volume, "expected_error": {"p95_mm": 2.5}, **other}
+    return Answer(WorkingPair(fixed, moving, mask), found, grid, **given)
+
+
+def reasons_of(answer: Answer) -> dict[str, str]:
+    """Grades by evidence, by the limits of a model for one anatomy."""
+    return {reason.key: reason.grade for reason in judge(gather(answer), LIMITS[ONE_MODEL])[1]}
+
+
+def wavy(shape: tuple[int, ...], voxels: float, period: float) -> Tensor:
+    """A displacement along j that goes up and down by so many voxels."""
+    waves = voxels * torch.sin(2 * math.pi * torch.arange(shape[1]) / period)
+    displacement = torch.zeros(1, 3, *shape)
+    displacement[:, 1] = waves[:, None]
+    return displacement
+
+
+def turned(degrees: float, stretch: float = 1.0) -> sitk.AffineTransform:
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix((rotation((0.0, 0.0, degrees)) @ np.diag((stretch, 1.0, 1.0))).flatten().tolist())
+    return transform
+
+
+def failures() -> dict[str, tuple[str, Answer]]:
+    """For each piece of evidence an answer that it should speak against, by how the test is called."""
+    one, other = texture(), texture(seed=1)
+    shape = tuple(one.shape[2:])
+    inside = (one > 0).float()
+    half = torch.ones_like(one)
+    half[..., : shape[2] // 2] = 0
+    large = find_model(ONE_MODEL).info
+    moved_on = torch.zeros(1, 3, *shape)
+    moved_on[:, 2] = 14.0
+    return {
+        "another object": ("similarity", answer_of(one, other)),
+        "a deformation that spoils": ("gain", answer_of(one, one, wavy(shape, 3.0, 14.0))),
+        "a negative": ("contrast", answer_of(one, inside * (1.1 - one))),
+        "objects beside each other": ("overlap", answer_of(one, one.roll(14, 4))),
+        "half of the fixed object seen": ("seen", answer_of(one, one * half, mask=half)),
+        "a part of the moving object": ("seen", answer_of(one, one, moving_mm3=4 * 8.0 * float(inside.sum()))),
+        "left and right exchanged": ("handedness", answer_of(one, one.flip(4))),
+        "turned": ("rotation_deg", answer_of(one, one, linear=turned(75.0))),
+        "stretched": ("stretch", answer_of(one, one, linear=turned(0.0, 1.9))),
+        "moved far": ("moved_percent", answer_of(one, one, 2 * moved_on)),
+        "an object of another size": ("size", answer_of(one, one, made_for=large)),
+        "folds": ("folds_percent", answer_of(one, one, wavy(shape, 3.0, 8.0))),
+        "squeezed": ("shrinking", answer_of(one, one, wavy(shape, 3.0, 8.0))),
+        "blown up": ("growing", answer_of(one, one, wavy(shape, 40.0, 12.0))),
+        "a large error expected": ("expected_voxels", answer_of(one, one, expected_error={"p95_mm": 14.0})),
+    }
+
+
+def test_an_answer_that_is_right_gives_no_reason() -> None:
+    assert reasons_of(answer_of(texture(), texture())) == {}
+    shifted = torch.zeros(1, 3, 32, 40, 36)
+    shifted[:, 2] = 1.5
+    moved = warp(texture(), -shifted)
+    assert reasons_of(answer_of(texture(), moved, shifted)) == {}
+
+
+@pytest.mark.parametrize("name", failures())
+def test_each_kind_of_evidence_speaks_against_its_failure(name: str) -> None:
+    key, answer = failures()[name]
+    assert key in reasons_of(answer)
+
+
+def test_every_piece_of_evidence_has_its_failure() -> None:
+    assert {key for key, _ in failures().values()} == set(LIMITS[ONE_MODEL])
+
+
+def test_where_an_alignment_was_given_to_start_from_it_speaks_against_nothing() -> None:
+    image = texture()
+    assert reasons_of(answer_of(image, image, linear=None)) == {}
+    assert not {"rotation_deg", "stretch"} & set(gather(answer_of(image, image, linear=None)))
+
+
+def test_empty_images_are_judged_and_do_not_pass() -> None:
+    nothing = torch.zeros(1, 1, 16, 16, 16)
+    evidence = gather(answer_of(nothing, nothing))
+    assert all(math.isfinite(value) for value in evidence.values())
+    assert judge(evidence, LIMITS[ONE_MODEL])[0] == "fail"
+
+
+def test_intensities_and_where_the_images_lie_do_not_matter() -> None:
+    one, other = texture(), texture(seed=1)
+    first = gather(answer_of(one, other))
+    again = gather(replace(answer_of(one, other), grid=replace(answer_of(one, other).grid, origin=(-900.0, 5.0, 7.0))))
+    assert again == pytest.approx(first)
 
 
 # In words
@@ -162,7 +281,7 @@ def test_the_report_shows_verdict_reasons_and_places() -> None:
 def test_every_registration_is_judged(found: RegistrationResult) -> None:
     judged = found.metrics["verdict"]
     assert judged["grade"] in GRADES
-    assert set(LIMITS["any"]) <= set(judged["evidence"])
+    assert set(judged["evidence"]) == set(LIMITS[ONE_MODEL]) - {"size"}, "which size is right only a model knows"
     assert all(math.isfinite(value) for value in judged["evidence"].values())
     assert "sentence" not in judged
     say_verdict(found)
@@ -213,7 +332,7 @@ def test_a_grade_can_be_required(
     badness = {"pass": -1.0, "review": 0.5, "fail": 1.5}[grade]
     monkeypatch.setattr(
         "DeepRegAttentionLib.engine.trust.verdict.gather",
-        lambda answer: evidence_at(LIMITS["any"], {"overlap": badness}),
+        lambda answer: evidence_at(LIMITS["none"], {"overlap": badness}),
     )
     how = ["--model", "none", "--prealign", "none", "--refine", "1", "--spacing", "5", "--no-maps"]
     with limited_threads(None):

@@ -143,7 +143,8 @@ def _register(
         result.metrics["expected_error"] = error_statistics(error, method.grid)
         turned = None if guidance.initial_transform is not None else linear
         volume, said = object_volume(moving, scales[1]), result.metrics["expected_error"]
-        answer = Answer(pair, found.displacement, method.grid, turned, volume, said)
+        made_for = None if method.model is None else method.model.info
+        answer = Answer(pair, found.displacement, method.grid, turned, volume, said, made_for)
         result.metrics["verdict"] = verdict(answer, method.model)
 
     result.metrics.update(_provenance(options, method, found), seconds=dict(clock.seconds))

@@ -154,12 +154,16 @@ def _evidence(key: str, name: str, unit: str, better: str, decimals: int, meanin
 EVIDENCE = (
     _evidence("similarity", "Local correlation", "", MORE, 2, "1: alike in every small neighbourhood"),
     _evidence("gain", "Local correlation, gained by deforming", "", MORE, 2, "what the deformation was good for"),
-    _evidence("contrast", "Agreement of contrast", "", MORE, 2, "1: bright is bright in both; -1: dark is bright"),
+    _evidence(
+        "contrast", "Agreement of contrast, aligned linearly", "", MORE, 2, "1: bright in both; -1: dark is bright"
+    ),
     _evidence("overlap", "Overlap of the objects", "", MORE, 2, "1: both images show something at the same places"),
     _evidence("seen", "Seen by the other image", "", MORE, 2, "share of an object within the other’s field of view"),
     _evidence("rotation_deg", "Turned by the linear alignment", "°", LESS, 0, "patients mostly lie alike"),
     _evidence("stretch", "Stretched by the linear alignment", "", LESS, 2, "factor along the axis that changes most"),
-    _evidence("mirrored", "Local correlation, gained by mirroring", "", LESS, 2, "above 0: left and right exchanged?"),
+    _evidence("handedness", "Local correlation, lost by mirroring", "", MORE, 2, "0: left and right may be exchanged"),
+    _evidence("moved_percent", "Moved by the deformation", "%", "", 1, "of the object’s size; 5 % of it moves further"),
+    _evidence("size", "Size against the model’s objects", "", LESS, 2, "factor along the axis that differs most"),
     _evidence("folds_percent", "Folds, share of the object", "%", LESS, 2, "Jacobian of 0 or less: none is best"),
     _evidence("shrinking", "Strongest shrinking in the object", "", "", 2, "1 % of it shrinks more"),
     _evidence("growing", "Strongest growth in the object", "", "", 2, "1 % of it grows more"),

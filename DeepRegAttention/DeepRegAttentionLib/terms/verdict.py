@@ -158,13 +158,17 @@ def _sentences() -> dict[str, str]:
     return {
         "expected_voxels": _("The expected error is larger than on good pairs: {value} voxels, usually {usual}."),
         "similarity": _("The images agree less than good pairs do: local correlation {value}, usually {usual}."),
-        "gain": _("Deforming made the images hardly more alike: {value} in local correlation, usually {usual}."),
+        "gain": _("Deforming made the images less alike: {value} in local correlation, usually {usual}."),
         "contrast": _("Bright and dark do not go together in the two images: {value} of 1, usually {usual}."),
         "overlap": _("The two objects do not cover each other: overlap {value}, usually {usual}."),
         "seen": _("Much of one object lies outside the other image: only {value} of it is seen."),
         "rotation_deg": _("The images were turned by {value}° to each other, usually {usual}°."),
         "stretch": _("The linear alignment stretched by a factor of {value}, usually {usual}."),
-        "mirrored": _("Left and right seem exchanged: mirrored, local correlation is higher by {value}."),
+        "handedness": _(
+            "Left and right may be exchanged: mirroring costs {value} in local correlation, usually {usual}."
+        ),
+        "moved_percent": _("Parts had to move by {value} % of the object’s size, usually by {usual} %."),
+        "size": _("The model was made for objects of another size: {value} times along one axis, usually {usual}."),
         "folds_percent": _("The deformation folds at {value} % of the places."),
         "shrinking": _("Parts shrink to {value} of their volume, usually to {usual} at most."),
         "growing": _("Parts grow to {value} times their volume, usually to {usual} at most."),

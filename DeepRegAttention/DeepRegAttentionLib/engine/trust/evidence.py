@@ -21,6 +21,8 @@ from torch import Tensor
 from ..fields import jacobian_determinant, resize_field, warp
 from ..geometry import Grid, Lattice
 from ..intensity import Scale
+from ..models.choice import EXTENT_FACTOR, FIELD_FACTOR
+from ..models.info import ModelInfo
 from ..similarity import LocalCorrelation, contrast_agreement
 from ..working_pair import WorkingPair
 
@@ -50,6 +52,8 @@ class Answer:
         :func:`object_volume` of the moving image.
     expected_error : mapping
         Statistics of the predicted error, as in ``metrics.json``.
+    made_for : ModelInfo, optional
+        What is said of the model that found it.
     """
 
     pair: WorkingPair
@@ -58,6 +62,7 @@ class Answer:
     linear: Optional[sitk.Transform]
     moving_mm3: float
     expected_error: Mapping[str, Any]
+    made_for: Optional[ModelInfo] = None
 
     @cached_property
     def inside(self) -> Tensor:
@@ -73,7 +78,7 @@ class Answer:
             index = np.array([[0.0, 0.0, 0.0], [n - 1.0 for n in self.grid.size]])
         matrix = self.grid.index_to_point
         points = index[:: max(1, len(index) // _FRAME_POINTS)] @ matrix[:3, :3].T + matrix[:3, 3]
-        low, high = np.percentile(points, (1, 99), axis=0)
+        low, high = np.percentile(points, (0.1, 99.9), axis=0)
         return {"centre_lps_mm": ((low + high) / 2).tolist(), "half_extent_mm": ((high - low) / 2).tolist()}
 
 
@@ -85,6 +90,7 @@ def gather(answer: Answer) -> dict[str, float]:
             **_of_likeness(_Seen.of(answer.pair, answer.displacement.float()), answer.grid),
             **_of_deformation(answer),
             **_of_alignment(answer),
+            **_of_size(answer),
         }
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
@@ -124,9 +130,10 @@ def _of_likeness(pair: _Seen, grid: Grid) -> dict[str, float]:
     return {
         "similarity": after,
         "gain": after - before,
-        "contrast": contrast_agreement(pair.fixed, pair.warped),
+        # Before the deformation: a network makes bright what is bright, and would be praised for that.
+        "contrast": contrast_agreement(pair.fixed, pair.moving),
         "overlap": _overlap(pair.fixed, pair.warped, pair.seen),
-        "mirrored": max(pair.correlate(image) for image in _mirrored(pair, grid)) - before,
+        "handedness": before - max(pair.correlate(image) for image in _mirrored(pair, grid)),
     }
 
 
@@ -147,10 +154,17 @@ def _mirrored(pair: _Seen, grid: Grid) -> Iterator[Tensor]:
 
 
 def _of_deformation(answer: Answer) -> dict[str, float]:
-    jacobian = jacobian_determinant(answer.displacement.float())
-    values = (jacobian[answer.inside] if answer.inside.any() else jacobian.flatten()).numpy()
-    shrinking, growing = np.percentile(values, (1, 99))
-    return {"folds_percent": 100.0 * float((values <= 0).mean()), "shrinking": shrinking, "growing": growing}
+    inside = answer.inside if answer.inside.any() else torch.ones_like(answer.inside)
+    displacement = answer.displacement.float()
+    volumes = jacobian_determinant(displacement)[inside].numpy()
+    lengths = displacement.norm(dim=1, keepdim=True)[inside].numpy()
+    shrinking, growing = np.percentile(volumes, (1, 99))
+    return {
+        "folds_percent": 100.0 * float((volumes <= 0).mean()),
+        "shrinking": shrinking,
+        "growing": growing,
+        "moved_percent": 100.0 * float(np.percentile(lengths, 95)) / float(inside.sum()) ** (1 / 3),
+    }
 
 
 def _of_alignment(answer: Answer) -> dict[str, float]:
@@ -167,6 +181,17 @@ def _of_alignment(answer: Answer) -> dict[str, float]:
         "rotation_deg": math.degrees(math.acos(np.clip((np.trace(left @ right) - 1) / 2, -1, 1))),
         "stretch": max(stretches[0], 1 / max(stretches[-1], 1e-6)),
     }
+
+
+def _of_size(answer: Answer) -> dict[str, float]:
+    """By which factor the object differs most from those that the model was made for, along left, back and head."""
+    info = answer.made_for
+    if info is None or info.extent_mm is None:
+        return {}
+    factors = 2 * np.array(answer.frame["half_extent_mm"]) / info.extent_mm
+    # A field of view may be larger than the windows that a model of cut-outs was made for.
+    larger = factors if info.background else factors * EXTENT_FACTOR / FIELD_FACTOR
+    return {"size": float(np.maximum(larger, 1 / factors.clip(1e-6)).max())}
 
 
 def _local_matrix(transform: sitk.Transform, frame: Mapping[str, Sequence[float]]) -> np.ndarray:

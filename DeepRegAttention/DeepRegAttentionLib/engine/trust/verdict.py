@@ -24,7 +24,7 @@ from .evidence import Answer, gather
 GRADES = ("pass", "review", "fail")
 """From good to bad."""
 
-MANY = 4
+MANY = 3
 """So many reasons to look are one to refuse."""
 
 _TOLD = ("key", "grade", "value", "usual", "limit")

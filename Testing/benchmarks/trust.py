@@ -1,0 +1,27 @@
+"""How far the expected error and the verdict can be trusted.
+
+    python Testing/benchmarks/trust.py limits ../shared/data --output trust --record
+    python Testing/benchmarks/trust.py failures ../shared/data --output trust --record
+    python Testing/benchmarks/trust.py gallery
+
+``limits`` takes the limits of the verdict from pairs that go well, ``failures`` says which of the pairs that were made
+to fail are noticed, ``gallery`` draws some of them. Results are kept in the folder ``--output``: an interrupted run
+goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import verdicts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verdicts.add_commands(parser.add_subparsers(required=True))
+    arguments = parser.parse_args()
+    arguments.work(arguments)
+
+
+if __name__ == "__main__":
+    main()
