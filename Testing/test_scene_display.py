@@ -14,7 +14,13 @@ import SimpleITK as sitk
 from DeepRegAttentionLib.engine.errors import ImageError, OutputError
 from DeepRegAttentionLib.scene.colors import jacobian_colors
 from DeepRegAttentionLib.scene.compare import AXES, Comparison, aligned_volume
-from DeepRegAttentionLib.scene.deformation import STYLES, default_spacing, show_deformation, show_force_arrows
+from DeepRegAttentionLib.scene.deformation import (
+    STYLES,
+    default_spacing,
+    deformation_grid,
+    show_deformation,
+    show_force_arrows,
+)
 from DeepRegAttentionLib.scene.judge import export_csv, make_tables
 from DeepRegAttentionLib.scene.layouts import (
     COMPARISON_LAYOUT,
@@ -24,9 +30,18 @@ from DeepRegAttentionLib.scene.layouts import (
     register_layout,
     view_composites,
 )
-from DeepRegAttentionLib.scene.nodes import matrix_array, remove_node, voxel_to_world
+from DeepRegAttentionLib.scene.nodes import (
+    add_node,
+    array_image,
+    matrix_array,
+    remove_node,
+    set_grid,
+    voxel_to_world,
+)
 from DeepRegAttentionLib.scene.overlays import forget_legends, show_overlay, style_map, value_range
+from DeepRegAttentionLib.scene.places import go_to, leave, places_of, point_of
 from DeepRegAttentionLib.scene.results import load_result
+from DeepRegAttentionLib.scene.surfaces import SURFACES, remove_surfaces, show_surfaces, surface_steps
 from DeepRegAttentionLib.terms.choices import deformation_choices
 from DeepRegAttentionLib.terms.maps import ColourScale, offered
 from helpers.scene import (
@@ -355,6 +370,130 @@ def test_force_arrows_point_against_the_force_that_is_stored(shown) -> None:
     np.testing.assert_allclose(to_lps(stored), [3 * 30 / 43, 0, 1], atol=2e-3)
 
 
+# Places
+
+
+def test_without_a_predicted_error_the_places_are_where_most_moves(shown) -> None:
+    _, result, _ = shown
+    places = places_of(result, {})
+    transform = deformation_grid(result)
+    moved = [np.linalg.norm(transform.TransformPoint(*point_of(place)) - point_of(place)) for place in places]
+    assert 2 <= len(places) <= 5
+    assert moved == sorted(moved, reverse=True)
+    k, j, i = np.meshgrid(*[np.arange(2, n - 2, 3) for n in voxels(result.fixed).shape], indexing="ij")
+    everywhere = [world_of(result, index) for index in np.stack([i, j, k], -1).reshape(-1, 3)]
+    assert moved[0] >= max(np.linalg.norm(np.array(transform.TransformPoint(*p)) - p) for p in everywhere)
+    assert f"{moved[0]:.0f} mm" in places[0].text
+
+
+def test_a_predicted_error_names_the_places(shown) -> None:
+    _, result, _ = shown
+    point = world_of(result, (12, 30, 9))
+    worst = {"point_lps_mm": to_lps(point).tolist(), "expected_mm": 6.2, "bound_mm": 11.0}
+    result.metrics["expected_error"] = {"worst": [worst], "confidence": 0.9}
+    try:
+        (place,) = places_of(result, {})
+    finally:
+        del result.metrics["expected_error"]
+    np.testing.assert_allclose(point_of(place), point)
+    assert "6 mm" in place.text
+
+
+def test_views_go_to_a_place_and_come_near(shown) -> None:
+    world, result, view = shown
+    place = places_of(result, {})[1]
+    before = view.node.GetFieldOfView()
+    go_to([view.node], place, result)
+    corner, size = np.array(view.pixel_of(point_of(place))), np.array(view.node.GetDimensions()[:2])
+    assert abs((np.linalg.inv(matrix_array(view.node.GetSliceToRAS())) @ [*point_of(place), 1])[2]) < 1e-3
+    assert view.node.GetFieldOfView() == before
+    go_to([view.node], place, result, near=True)
+    assert max(view.node.GetFieldOfView()[:2]) < 0.6 * max(before[:2])
+    np.testing.assert_allclose(view.pixel_of(point_of(place)), size / 2, atol=2)
+    assert (corner != size / 2).any()
+    crosshair = world.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    np.testing.assert_allclose(crosshair.GetCrosshairRAS(), point_of(place))
+    assert crosshair.GetCrosshairMode() != crosshair.NoCrosshair
+    leave(result)
+    assert crosshair.GetCrosshairMode() == crosshair.NoCrosshair
+
+
+# Surfaces
+
+
+@pytest.fixture
+def surfaces(shown):
+    """Of a ball as warped, and another one as fixed structure."""
+    world, result, _ = shown
+    values, ball = voxels(result.labels), [np.zeros(0)] * 2
+    kept = values.copy()
+    k, j, i = np.indices(values.shape)
+    spacing = result.fixed.GetSpacing()
+    for n, centre in enumerate(((14, 26, 22), (14, 24, 24))):
+        offsets = [(axis - c) * mm for axis, c, mm in zip((k, j, i), centre, spacing[::-1])]
+        ball[n] = sum(offset**2 for offset in offsets) < 12**2
+    values[:] = np.where(ball[0], 1, 0) + np.where(k > 24, 2, 0)
+    fixed = add_node(world.scene, "vtkMRMLLabelMapVolumeNode", "structures")
+    fixed.SetAndObserveImageData(array_image(ball[1].astype(np.uint8)))
+    set_grid(fixed, result.fixed)
+    result.fixed_labels = fixed
+    yield result, list(surface_steps(result))
+    remove_surfaces(result)
+    result.fixed_labels = None
+    remove_node(world.scene, fixed)
+    values[:] = kept
+
+
+def points_of(result, name: str) -> np.ndarray:
+    return vtk_to_numpy(result.extra(f"surface_{name}").GetPolyData().GetPoints().GetData())
+
+
+def test_surfaces_are_made_structure_by_structure_and_hidden_at_first(surfaces) -> None:
+    result, steps = surfaces
+    assert [step for step in steps if step[-1].isdigit()] == ["structure 1", "structure 2", "fixed structure 1"]
+    assert list(surface_steps(result)) == []
+    nodes = [result.extra(f"surface_{name}") for name in SURFACES]
+    assert not any(node.GetDisplayNode().GetVisibility() for node in nodes)
+    for state, seen in (("before", [1, 0, 1]), ("after", [0, 1, 1]), (None, [0, 0, 0])):
+        show_surfaces(result, state)
+        assert [node.GetDisplayNode().GetVisibility() for node in nodes] == seen
+    assert not any(node.GetSaveWithScene() for node in nodes)
+
+
+def test_a_surface_lies_around_its_structure(surfaces) -> None:
+    result, _ = surfaces
+    for name, centre in (("fixed", (24, 24, 14)), ("after", (22, 26, 14))):
+        points = points_of(result, name)
+        radii = np.linalg.norm(points - world_of(result, centre), axis=1)
+        ball = radii[radii < 16]
+        assert len(ball) > 300
+        assert np.abs(ball - 12).mean() < 0.8
+
+
+def test_before_is_where_the_deformation_comes_from(surfaces) -> None:
+    result, _ = surfaces
+    after, before = points_of(result, "after"), points_of(result, "before")
+    transform = deformation_grid(result)
+    assert np.linalg.norm(after - before, axis=1).max() > 2
+    for n in range(0, len(after), len(after) // 20):
+        np.testing.assert_allclose(transform.TransformPoint(*after[n].tolist()), before[n], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_surfaces_are_seen_in_3d(shown, surfaces) -> None:
+    world = shown[0]
+    result, _ = surfaces
+    view = world.threed_view(size=200)
+    empty = view.picture()
+    show_surfaces(result, "after")
+    view.view.reset_camera()
+    after = view.picture()
+    show_surfaces(result, "before")
+    before = view.picture()
+    for one, other in ((empty, after), (after, before)):
+        assert (one != other).any(axis=-1).mean() > 0.02
+
+
 # Comparison
 
 
@@ -510,7 +649,8 @@ def test_the_layout_is_known_by_its_number() -> None:
         assert register_layout(node) == COMPARISON_LAYOUT
     assert node.GetLayoutDescription(COMPARISON_LAYOUT) == layout_xml()
     tags = [view.get("singletontag") for view in ElementTree.fromstring(layout_xml()).iter("view")]
-    assert tags == [tag for tag, _ in VIEWS]
+    assert tags == ["DeepRegFixed", "DeepRegWarped", "DeepRegMoving", "DeepRegOverlay"]
+    assert set(tags) == {tag for tag, _ in VIEWS}
 
 
 @pytest.mark.slow

@@ -113,6 +113,8 @@ def test_the_time_left_is_as_exact_as_it_can_be(seconds: float, text: str) -> No
 
 def test_the_progress_is_one_line() -> None:
     assert progress_text("refine", 0.404, 12.0) == "Refining · 40 % · about 10 s left"
+    assert progress_text("network", 0.61, 2.0) == "Network · 61 % · a few seconds left"
+    assert progress_text("measure", 0.93, 2.0) == "Measuring · 93 % · almost done"
     assert progress_text("something new", 1.7) == "something new · 100 %"
     assert progress_text(None) == "Starting"
 

@@ -7,16 +7,18 @@ from typing import Any, Callable, Optional
 import qt
 import slicer
 
-from ..scene import compare, deformation, layouts, overlays, results
+from ..scene import compare, deformation, layouts, overlays, results, surfaces
 from ..terms.maps import offered
 from .parameters import View
+from .turns import in_turns
 
 _TILES = (2, 20)
 """Fewest and most tiles of a checkerboard."""
 
 
 class Display:
-    """Shows one result: the comparison in the background, an overlay in the foreground, the deformation on top.
+    """Shows one result: the comparison in the background, an overlay in the foreground, the deformation on top; in 3D
+    the slices and the structures.
 
     Parameters
     ----------
@@ -30,6 +32,8 @@ class Display:
         self.result, self._is_beside = result, is_beside
         self._comparison: Optional[compare.Comparison] = None
         self._to_draw: Optional[View] = None
+        self._surfaces: Optional[str] = None
+        self._makes_surfaces = False
 
     def show(self, view: View, before: Optional[View]) -> None:
         """Only what changed: a new deformation grid takes longer than a new opacity."""
@@ -39,6 +43,8 @@ class Display:
             # In a turn of its own, so that the window answers in between.
             self._to_draw = view
             qt.QTimer.singleShot(0, self._draw)
+        if before is None or _solid(view) != _solid(before):
+            self._show_solid(view)
 
     def _draw(self) -> None:
         """Draw the deformation, unless it was hidden meanwhile."""
@@ -48,13 +54,15 @@ class Display:
 
     def fill_layout(self, overlay: str) -> None:
         """Put the volumes into the layout for comparing."""
-        layouts.fill_layout(self.result, slicer.mrmlScene, overlay)
+        layouts.fill_layout(self.result, slicer.mrmlScene, overlay, aligned=True)
 
     def hide(self) -> None:
         """Take away what was drawn."""
         if not slicer.mrmlScene.IsNodePresent(self.result.node):
             return
         self.hide_deformation()
+        self._surfaces = None
+        surfaces.show_surfaces(self.result, None)
         overlays.show_overlay(self.result.maps, None, slice_composites())
         if self._comparison is not None:
             self._comparison.foreground_is_free = True
@@ -107,6 +115,27 @@ class Display:
         else:
             comparison.end()
 
+    def _show_solid(self, view: View) -> None:
+        """Slices and structures in 3D views."""
+        for node in slice_nodes():
+            node.SetSliceVisible(view.solid_slices)
+        self._surfaces = ("before" if view.before else "after") if view.surfaces else None
+        if self._surfaces is not None and not self._makes_surfaces:
+            self._makes_surfaces = True
+            in_turns(surfaces.surface_steps(self.result), self._is_wanted, self._show_surfaces)
+        else:
+            self._show_surfaces()
+
+    def _is_wanted(self) -> bool:
+        wanted = self._surfaces is not None and bool(slicer.mrmlScene.IsNodePresent(self.result.node))
+        self._makes_surfaces = wanted
+        return wanted
+
+    def _show_surfaces(self) -> None:
+        """Once they are there, what was chosen meanwhile."""
+        self._makes_surfaces = False
+        surfaces.show_surfaces(self.result, self._surfaces)
+
     def hide_deformation(self) -> None:
         """Take away the drawing of the deformation alone."""
         self._to_draw = None
@@ -141,9 +170,19 @@ def slice_composites() -> list[slicer.vtkMRMLSliceCompositeNode]:
     return [node for node in nodes if node.GetLayoutName() not in own]
 
 
+def slice_nodes() -> list[slicer.vtkMRMLSliceNode]:
+    """The usual slice views; those of the layout for comparing go their own way."""
+    own = {tag for tag, title in layouts.VIEWS}
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode") if node.GetLayoutName() not in own]
+
+
 def _layers(view: View) -> tuple[Any, ...]:
     return view.comparison, view.amount, view.before, view.overlay, view.opacity, view.threshold, view.legend
 
 
 def _drawing(view: View) -> tuple[Any, ...]:
     return view.deformation, view.spacing_mm, view.scale_percent, view.slices, view.threed
+
+
+def _solid(view: View) -> tuple[Any, ...]:
+    return view.solid_slices, view.surfaces, view.before

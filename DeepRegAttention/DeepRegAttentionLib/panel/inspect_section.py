@@ -15,6 +15,8 @@ from ..terms.maps import offered
 from . import choices
 from .display import Display, suitable_spacing
 from .parameters import Parameters, View, view_of
+from .places_section import PlacesSection
+from .verdicts import show_verdict
 
 KEY = "A"
 """Before or after; the slice views of 3D Slicer leave this one free."""
@@ -31,6 +33,7 @@ class InspectSection:
         self._shown: Optional[View] = None
         self._drawn_as: Optional[tuple[str, bool]] = None
         self._layout_before = 0
+        self._places = PlacesSection(ui, self._put_beside)
         choices.fill(ui.comparisonSelector, [*comparison_choices(), _fixed_alone()])
         choices.fill(ui.deformationSelector, [*deformation_choices(), _force_arrows()])
         choices.fill(ui.overlaySelector, [_no_overlay()])
@@ -76,7 +79,7 @@ class InspectSection:
         self._look_at(None)
 
     def show_newest(self, result: results.Result) -> None:
-        """Look at a result that has just been made."""
+        """Look at a result that has just been made, at its worst place."""
         parameters = self._parameters
         if parameters is not None:
             with slicer.util.NodeModify(parameters.parameterNode):
@@ -84,6 +87,9 @@ class InspectSection:
                 parameters.gridSpacing = suitable_spacing(result, view_of(parameters))
         self.find()
         self._forget()
+        self.refresh()
+        _look_into_3d_views()
+        self._places.go()
 
     def _choose_result(self, index: int) -> None:
         chosen = choices.value_of(self._ui.resultSelector)
@@ -102,6 +108,8 @@ class InspectSection:
                 self._display.hide()
             self._display = None if result is None else Display(result, lambda: bool(self._ui.layoutButton.checked))
             self._forget()
+            self._places.show(result)
+            show_verdict(self._ui.inspectVerdict, result)
             self._fill_layout()
         elif self._display is not None and result is not None:
             self._display.result = result
@@ -158,8 +166,15 @@ class InspectSection:
 
     def _enable(self, view: View) -> None:
         ui, here = self._ui, self._display is not None
-        for widget in (ui.comparisonSelector, ui.overlaySelector, ui.deformationSelector, ui.layoutButton):
+        for widget in (
+            ui.comparisonSelector,
+            ui.overlaySelector,
+            ui.deformationSelector,
+            ui.layoutButton,
+            ui.solidSlicesCheckBox,
+        ):
             widget.enabled = here
+        ui.surfacesCheckBox.enabled = self._display is not None and self._display.result.labels is not None
         ui.beforeButton.enabled = here and view.comparison != "none"
         ui.amountSlider.enabled = ui.beforeButton.enabled
         ui.overlayOptions.visible = here and view.overlay is not None
@@ -182,6 +197,10 @@ class InspectSection:
             with slicer.util.NodeModify(self._parameters.parameterNode):
                 self._parameters.thresholdLow, self._parameters.thresholdHigh = low, high
 
+    def _put_beside(self) -> None:
+        """Bring the fixed and the warped volume side by side."""
+        self._ui.layoutButton.checked = True
+
     def _toggle_layout(self, on: bool) -> None:
         manager = slicer.app.layoutManager()
         if manager is None or self._display is None:
@@ -200,6 +219,7 @@ class InspectSection:
 
     def _fill_and_draw(self) -> None:
         self._fill_layout()
+        self._places.go_again()
         qt.QTimer.singleShot(0, self._draw_again)
 
     def _draw_again(self) -> None:
@@ -223,6 +243,15 @@ def _fixed_alone() -> Choice:
 
 def _force_arrows() -> Choice:
     return Choice("force", _("Driving force as arrows"), _("What pulled the moving volume, before it was smoothed."))
+
+
+def _look_into_3d_views() -> None:
+    """Have 3D views show all of what is in them: at first they look at an empty box."""
+    manager = slicer.app.layoutManager()
+    for n in range(manager.threeDViewCount if manager is not None else 0):
+        view = manager.threeDWidget(n).threeDView()
+        view.resetFocalPoint()
+        view.resetCamera()
 
 
 def _shortcut(button: qt.QPushButton) -> Optional[qt.QShortcut]:

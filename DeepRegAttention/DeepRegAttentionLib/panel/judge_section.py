@@ -13,6 +13,7 @@ from ..scene import judge, results
 from ..terms.choices import Choice
 from ..terms.measures import summary_text, table_title
 from . import choices
+from .verdicts import show_verdict
 
 
 class JudgeSection:
@@ -34,6 +35,7 @@ class JudgeSection:
         tables = result.tables if result is not None else {}
         plots = result.plots if result is not None else {}
         choices.fill(ui.tableSelector, [Choice(name, table_title(name)) for name in tables])
+        show_verdict(ui.judgeVerdict, result, reasons=True)
         ui.judgeText.text = summary_text(result.metrics) if result is not None else _("No result.")
         ui.tableSelector.visible = ui.measuresTable.visible = bool(tables)
         ui.exportButton.enabled = bool(tables)

@@ -204,7 +204,6 @@ class Panel:
         self._run.ended(registration)
         if registration.result is not None and self.parameters is not None:
             self._inspect.show_newest(registration.result)
-            self._inspect.refresh()
             self._tabs.show_inspect()
         elif isinstance(registration.error, CancelledError):
             self._inspect.refresh()

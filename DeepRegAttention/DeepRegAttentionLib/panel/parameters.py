@@ -97,6 +97,8 @@ class Parameters(Wrapper):
     scale: Annotated[float, WithinRange(0, 500)] = 100.0
     inSlices: bool = True
     in3D: bool = False
+    solidSlices: bool = True
+    surfaces: bool = True
 
 
 WIDGETS = {
@@ -130,6 +132,8 @@ WIDGETS = {
     "scale": "scaleSlider",
     "inSlices": "inSlicesCheckBox",
     "in3D": "in3DCheckBox",
+    "solidSlices": "solidSlicesCheckBox",
+    "surfaces": "surfacesCheckBox",
 }
 """The parameters that 3D Slicer binds to a widget by itself."""
 
@@ -163,6 +167,8 @@ class View:
     scale_percent: float
     slices: bool
     threed: bool
+    solid_slices: bool
+    surfaces: bool
 
 
 def parameter_of(name: str) -> str:
@@ -224,4 +230,6 @@ def view_of(parameters: Parameters) -> View:
         scale_percent=parameters.scale,
         slices=parameters.inSlices,
         threed=parameters.in3D,
+        solid_slices=parameters.solidSlices,
+        surfaces=parameters.surfaces,
     )

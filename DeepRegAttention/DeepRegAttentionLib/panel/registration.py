@@ -178,7 +178,8 @@ class Registration:
     def _load_steps(self, folder: str) -> Generator[str, None, results.Result]:
         fixed, moving = self._present("fixed"), self._present("moving")
         names = self._name(), self._label_names()
-        return (yield from results.load_steps(self._scene, folder, fixed, moving, self.request.wanted, *names))
+        given = fixed, moving, self.request.wanted, *names, self._present("fixed_labels")
+        return (yield from results.load_steps(self._scene, folder, *given))
 
     def _name(self) -> Optional[str]:
         """Of the result, where an input can no longer give it."""

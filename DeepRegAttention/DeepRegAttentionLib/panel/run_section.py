@@ -12,6 +12,7 @@ from ..terms.measures import summary_text
 from ..terms.wording import button_text, progress_text, stage_text
 from .registration import Registration
 from .tabs import Tabs
+from .verdicts import show_verdict
 
 
 class RunSection:
@@ -61,6 +62,7 @@ class RunSection:
         elif registration.result is not None:
             metrics = registration.result.metrics
             self.say(summary_text(metrics))
+            show_verdict(self._ui.verdictText, registration.result)
             self.log(summary_text(metrics))
             self.log(str(metrics.get("model_choice", "")))
 
@@ -70,7 +72,8 @@ class RunSection:
         self.log(message)
 
     def say(self, text: str) -> None:
-        """One line below the button."""
+        """One line below the button; what was said of a result is over."""
+        show_verdict(self._ui.verdictText, None)
         self._ui.statusLabel.text = text
         self._ui.statusLabel.visible = bool(text)
 

@@ -207,10 +207,30 @@ def label_names(node: LabelNode, visible_only: bool = False) -> dict[int, str]:
     colours = display.GetColorNode() if display is not None else None
     if colours is None or not node.IsA("vtkMRMLLabelMapVolumeNode"):
         return {}
-    numbers = [int(n) for n in np.unique(voxels(node)) if 0 < n < colours.GetNumberOfColors()]
+    numbers = [n for n in _numbers(voxels(node)) if 0 < n < colours.GetNumberOfColors()]
     names = {n: colours.GetColorName(n) for n in numbers}
     # Tables that are only colours call them by their numbers.
     return {n: name for n, name in names.items() if name and name not in ("(none)", str(n))}
+
+
+def _numbers(values: np.ndarray) -> list[int]:
+    """Which there are, of whole numbers: counted, which is ten times as fast as sorted."""
+    low = int(values.min())
+    counts = np.bincount((values.ravel() - low).astype(np.intp, copy=False))
+    return [int(n) + low for n in np.flatnonzero(counts)]
+
+
+def label_array(node: LabelNode, reference: slicer.vtkMRMLScalarVolumeNode) -> tuple[np.ndarray, np.ndarray]:
+    """The structures of a label map on its grid, or of a segmentation on that of a volume, as :func:`write_labels`.
+
+    Returns
+    -------
+    ndarray ``(K, J, I)``, ndarray ``(4, 4)``
+        Their numbers, and the matrix from voxels (i, j, k) to RAS mm.
+    """
+    if node.IsA("vtkMRMLSegmentationNode"):
+        return _merged(node, _segments(node, False), reference), voxel_to_world(reference)
+    return voxels(node), voxel_to_world(node)
 
 
 def _segments(node: slicer.vtkMRMLSegmentationNode, visible_only: bool) -> list[str]:

@@ -7,7 +7,9 @@ from typing import Optional
 import numpy as np
 import slicer
 
+from ..engine.errors import ImageError
 from ..terms.maps import offered
+from .compare import aligned_volume
 from .nodes import matrix_array
 from .overlays import show_overlay
 from .results import Result
@@ -33,7 +35,11 @@ _MARGIN = 1.06
 def layout_xml() -> str:
     """The description of the layout as Slicer's layout manager reads it."""
     views = [_view_xml(tag, title, colour) for (tag, title), colour in zip(VIEWS, _COLOURS)]
-    rows = "".join(f'<item><layout type="horizontal">{"".join(views[n : n + 2])}</layout></item>' for n in (0, 2))
+    fixed, moving, warped, overlay = views
+    # What should look alike is side by side.
+    rows = "".join(
+        f'<item><layout type="horizontal">{a}{b}</layout></item>' for a, b in ((fixed, warped), (moving, overlay))
+    )
     return f'<layout type="vertical">{rows}</layout>'
 
 
@@ -69,14 +75,17 @@ def _by_tag(scene: slicer.vtkMRMLScene, kind: str) -> dict[str, slicer.vtkMRMLNo
     return {node.GetLayoutName(): node for node in nodes if node.GetLayoutName() in tags}
 
 
-def fill_layout(result: Result, scene: slicer.vtkMRMLScene, overlay: Optional[str] = None) -> None:
+def fill_layout(
+    result: Result, scene: slicer.vtkMRMLScene, overlay: Optional[str] = None, aligned: bool = False
+) -> None:
     """Put the images of a result into the views of the layout, linked, on the middle of the fixed image.
 
-    The views must exist: the layout was shown once. Without an overlay, the first one of the result is shown: the
-    Jacobian, if it has one.
+    The views must exist: the layout was shown once. Without an overlay, the first one of the result is shown.
+    ``aligned``: the moving image as the linear alignment alone shows it, so that all views show the same place.
     """
     composites, reference = view_composites(scene), result.reference
-    volumes = dict(zip((tag for tag, _ in VIEWS), (result.fixed, result.moving, result.warped, reference)))
+    moving = _aligned(result) if aligned else result.moving
+    volumes = dict(zip((tag for tag, _ in VIEWS), (result.fixed, moving, result.warped, reference)))
     for tag, composite in composites.items():
         _show(composite, volumes[tag])
     names = [entry.key for entry in offered(result.maps)]
@@ -90,6 +99,13 @@ def fill_layout(result: Result, scene: slicer.vtkMRMLScene, overlay: Optional[st
     for composite in composites.values():
         composite.SetLinkedControl(True)
         composite.SetHotLinkedControl(True)
+
+
+def _aligned(result: Result) -> Optional[slicer.vtkMRMLVolumeNode]:
+    try:
+        return aligned_volume(result)
+    except ImageError:
+        return result.moving
 
 
 def _show(composite: slicer.vtkMRMLSliceCompositeNode, volume: Optional[slicer.vtkMRMLVolumeNode]) -> None:

@@ -16,6 +16,7 @@ from ..engine.result import EXTENSIONS, MAP_NAMES
 from ..engine.result_folder import read_metrics
 from ..terms.maps import MAPS, VECTORS
 from .colors import label_colors
+from .export import LabelNode
 from .judge import make_plots, make_tables
 from .nodes import (
     add_node,
@@ -35,6 +36,8 @@ from .transforms import followed_by, grid_part, interpolate_linearly, linear_par
 _MARK = "DeepRegAttention.Result"
 _METRICS, _NAME, _LINEAR = "metrics", "name", "linear"
 _MAP, _TABLE, _PLOT = "map_", "table_", "plot_"
+_GIVEN = ("fixed", "moving", "fixed_labels")
+"""Roles of the nodes that are the user's own."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Result:
         ``"histogram"``, ``"dice"``.
     folder : int
         The subject hierarchy item that all of them lie in; 0 without a subject hierarchy.
+    fixed_labels : vtkMRMLLabelMapVolumeNode or vtkMRMLSegmentationNode, optional
+        The structures of the fixed volume; the user's own, too.
     """
 
     node: slicer.vtkMRMLScriptedModuleNode
@@ -111,6 +116,7 @@ class Result:
     tables: dict[str, slicer.vtkMRMLTableNode] = field(default_factory=dict)
     plots: dict[str, slicer.vtkMRMLPlotChartNode] = field(default_factory=dict)
     folder: int = 0
+    fixed_labels: Optional[LabelNode] = None
 
     @property
     def scene(self) -> slicer.vtkMRMLScene:
@@ -155,6 +161,7 @@ def load_steps(
     wanted: Optional[Wanted] = None,
     name: Optional[str] = None,
     label_names: Optional[Mapping[int, str]] = None,
+    fixed_labels: Optional[LabelNode] = None,
 ) -> Generator[str, None, Result]:
     """Make the nodes of a result folder in steps, one node each, so that a GUI stays alive in between.
 
@@ -175,13 +182,15 @@ def load_steps(
         Instead of ``"<moving> to <fixed>"``.
     label_names : mapping of int to str, optional
         Names of the structures, for the tables and the colours.
+    fixed_labels : vtkMRMLLabelMapVolumeNode or vtkMRMLSegmentationNode, optional
+        The structures of the fixed volume, to be shown beside the warped ones.
 
     Raises
     ------
     UnreadableFileError
         The folder holds no result, or a file of it is damaged; no node stays behind.
     """
-    loader = _Loader(scene, Path(folder), fixed, moving, name, label_names or {})
+    loader = _Loader(scene, Path(folder), fixed, moving, name, label_names or {}, fixed_labels)
     complete = False
     try:
         for title, step in loader.steps(wanted or Wanted()):
@@ -218,7 +227,7 @@ def remove_result(result: Result) -> None:
     scene = result.scene
     roles: list[str] = []
     result.node.GetNodeReferenceRoles(roles)
-    made = [result.node.GetNodeReference(role) for role in roles if role not in ("fixed", "moving")]
+    made = [result.node.GetNodeReference(role) for role in roles if role not in _GIVEN]
     for chart in result.plots.values():
         made += [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
     for node in made:
@@ -246,8 +255,7 @@ def _rebuilt(node: slicer.vtkMRMLScriptedModuleNode) -> Optional[Result]:
     return Result(
         node=node,
         name=node.GetParameter(_NAME),
-        fixed=node.GetNodeReference("fixed"),
-        moving=node.GetNodeReference("moving"),
+        **{role: node.GetNodeReference(role) for role in _GIVEN},
         maps=groups[_MAP],
         tables=groups[_TABLE],
         plots=groups[_PLOT],
@@ -277,6 +285,7 @@ class _Loader:
         moving: Optional[slicer.vtkMRMLScalarVolumeNode],
         name: Optional[str],
         label_names: Mapping[int, str],
+        fixed_labels: Optional[LabelNode],
     ) -> None:
         self.scene, self.folder, self.label_names = scene, folder, label_names
         self.made: list[slicer.vtkMRMLNode] = []
@@ -284,7 +293,7 @@ class _Loader:
         self.base = name or " to ".join(ends)
         self.warped_name = f"{name} warped" if name else " warped to ".join(ends)
         self.result: Result
-        self.fixed, self.moving = fixed, moving
+        self.fixed, self.moving, self.fixed_labels = fixed, moving, fixed_labels
 
     def steps(self, wanted: Wanted) -> Iterator[tuple[str, Callable[[], None]]]:
         """What is to be done, in order: a name and a function for each."""
@@ -315,8 +324,10 @@ class _Loader:
         node.SetParameter(_METRICS, json.dumps(metrics))
         node.SetParameter(_LINEAR, json.dumps(np.eye(4).tolist()))
         folder = new_folder(self.scene, self.base)
-        self.result = Result(node, self.base, self.fixed, self.moving, metrics=metrics, folder=folder)
-        for role, given in (("fixed", self.fixed), ("moving", self.moving)):
+        self.result = Result(node, self.base, metrics=metrics, folder=folder)
+        for role in _GIVEN:
+            given = getattr(self, role)
+            setattr(self.result, role, given)
             if given is not None:
                 node.SetNodeReferenceID(role, given.GetID())
 

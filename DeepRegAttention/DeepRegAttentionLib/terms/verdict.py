@@ -6,6 +6,7 @@ the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
@@ -126,6 +127,11 @@ def _place(found: Mapping[str, Any], frame: Optional[Mapping[str, Any]], names: 
     text = said.format(where=where, expected=_length(expected))
     bounded = _("bound {bound} mm at {percent} %").format(bound=_length(bound), percent=f"{100 * confidence:.0f}")
     return Place(point, expected, bound, where, text, bounded)
+
+
+def most_moved(point_lps_mm: Sequence[float], mm: float) -> Place:
+    """A place that is worth a look because much moved there, where no error was predicted."""
+    return Place(point_lps_mm, math.nan, math.nan, "", _("Moved by {mm} mm").format(mm=_length(mm)), "")
 
 
 def _length(mm: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Optional
 from .translation import translator
 
 _ = translator(__name__)
+_ALMOST = 0.9
 
 
 def stage_text(stage: Optional[str]) -> str:
@@ -28,12 +29,12 @@ def stage_text(stage: Optional[str]) -> str:
     return texts.get(stage or "start", stage or "")
 
 
-def time_left(seconds: Optional[float]) -> str:
-    """A remaining time, as exact as it can be known."""
+def time_left(seconds: Optional[float], fraction: float = 1.0) -> str:
+    """A remaining time, as exact as it can be known; almost done is only what most of is done."""
     if seconds is None:
         return ""
     if seconds < 3:
-        return _("almost done")
+        return _("almost done") if fraction >= _ALMOST else _("a few seconds left")
     if seconds < 90:
         step = 1 if seconds < 10 else 5
         return _("about {seconds} s left").format(seconds=step * round(seconds / step))
@@ -43,7 +44,8 @@ def time_left(seconds: Optional[float]) -> str:
 def progress_text(stage: Optional[str], fraction: Optional[float] = None, eta_s: Optional[float] = None) -> str:
     """Stage, percent and time left in one line."""
     percent = "" if fraction is None else f"{100 * min(max(fraction, 0.0), 1.0):.0f} %"
-    return " · ".join(part for part in (stage_text(stage), percent, time_left(eta_s)) if part)
+    left = time_left(eta_s, fraction or 0.0)
+    return " · ".join(part for part in (stage_text(stage), percent, left) if part)
 
 
 def button_text(lacking: Optional[str], running: bool, cancelling: bool = False) -> str:
