@@ -25,7 +25,7 @@ $(VENV)/.app: pyproject.toml .ci/constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.app
-	$(INSTALL) --editable ".[train,viewer,test]"
+	$(INSTALL) --editable ".[train,viewer,cohort,test]"
 	touch $@
 
 demo: $(VENV)/.app

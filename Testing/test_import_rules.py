@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "cohort": {"engine", "case", "dataset", "report", "terms"},
     "worker": {"engine", "case", "jobs", "report"},
     # The command “view” starts the viewer; the command line needs it for nothing else.
-    "cli": {"engine", "training", "dirlab", "report", "case", "terms", "viewer"},
+    "cli": {"engine", "training", "dataset", "dirlab", "report", "case", "cohort", "terms", "viewer"},
     "scene": {"engine", "jobs", "terms"},
     "panel": {"engine", "scene", "jobs", "terms"},
     "viewer": {"engine", "scene", "jobs", "terms"},

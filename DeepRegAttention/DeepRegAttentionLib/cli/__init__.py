@@ -9,6 +9,7 @@ import typer
 
 from .. import __version__
 from ..engine.threads import wait_passively
+from .cohort import cohort
 from .console import ReadableErrors
 from .demo import demo
 from .evaluate import evaluate
@@ -33,7 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _command in (register, warp, view, models, info, demo, train, tune):
+for _command in (register, cohort, warp, view, models, info, demo, train, tune):
     app.command(epilog=_EXIT_CODES)(_command)
 app.add_typer(evaluate)
 

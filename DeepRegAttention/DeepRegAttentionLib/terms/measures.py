@@ -54,6 +54,8 @@ class Row:
         What the number says, in a few words.
     values : tuple of float
         One for each of ``MOMENTS``, or a single one; NaN for what was not or cannot be measured.
+    group : str
+        What is measured, for programs: one key can stand in several groups.
     """
 
     section: str
@@ -64,6 +66,14 @@ class Row:
     decimals: int
     meaning: str
     values: tuple[float, ...] = ()
+    group: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """A name for each value, for tables of many results, such as ``"landmarks_mean_mm_after"``."""
+        unit = f"_{self.unit}" if self.unit == "mm" and not self.key.endswith("_mm") else ""
+        name = f"{self.group}_{self.key}{unit}"
+        return (name,) if len(self.values) == 1 else tuple(f"{name}_{moment}" for moment in MOMENTS)
 
     @property
     def label(self) -> str:
@@ -183,30 +193,37 @@ def rows(metrics: Mapping[str, Any]) -> list[Row]:
     """
     landmarks = metrics.get("landmarks") or {}
     distances = {moment: landmarks.get(f"{moment}_mm") for moment in MOMENTS} if landmarks else {}
+    tissue = metrics.get("tissue_dice")
     return [
-        *_at_moments(_SIMILARITY, metrics.get("similarity")),
-        *_at_moments(_OVERLAP, metrics.get("labels")),
-        *_at_moments(_tissues(metrics.get("tissue_dice")), metrics.get("tissue_dice")),
-        *_at_moments(_LANDMARKS, distances),
-        *_single(_ERROR, metrics.get("expected_error")),
-        *_single(_JACOBIAN, metrics.get("jacobian")),
-        *_single(_CONSISTENCY, metrics.get("inverse_consistency_mm")),
-        *_single(_FORCE, metrics.get("driving_force")),
-        *_single(EVIDENCE, (metrics.get("verdict") or {}).get("evidence")),
+        *_at_moments("similarity", _SIMILARITY, metrics.get("similarity")),
+        *_at_moments("labels", _OVERLAP, metrics.get("labels")),
+        *_at_moments("tissue_dice", _tissues(tissue), tissue),
+        *_at_moments("landmarks", _LANDMARKS, distances),
+        *_single("expected_error", _ERROR, metrics.get("expected_error")),
+        *_single("jacobian", _JACOBIAN, metrics.get("jacobian")),
+        *_single("inverse_consistency", _CONSISTENCY, metrics.get("inverse_consistency_mm")),
+        *_single("driving_force", _FORCE, metrics.get("driving_force")),
+        *_single("verdict", EVIDENCE, (metrics.get("verdict") or {}).get("evidence")),
         *_times(metrics.get("seconds")),
     ]
 
 
-def _at_moments(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> list[Row]:
+def values_by_column(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Every measure under its name in tables of many results; what could not be measured is left out."""
+    named = (pair for row in rows(metrics) for pair in zip(row.columns, row.values))
+    return {name: value for name, value in named if math.isfinite(value)}
+
+
+def _at_moments(group: str, measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> list[Row]:
     """With a value for each moment; a measure that is known at none is left out."""
     moments = [(values or {}).get(moment) or {} for moment in MOMENTS]
     known = [measure for measure in measures if any(measure.key in moment for moment in moments)]
-    return [replace(row, values=tuple(_float(moment.get(row.key)) for moment in moments)) for row in known]
+    return [replace(row, values=tuple(_float(moment.get(row.key)) for moment in moments), group=group) for row in known]
 
 
-def _single(measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> list[Row]:
+def _single(group: str, measures: Iterable[Row], values: Optional[Mapping[str, Any]]) -> list[Row]:
     values = values or {}
-    return [replace(row, values=(_float(values[row.key]),)) for row in measures if row.key in values]
+    return [replace(row, values=(_float(values[row.key]),), group=group) for row in measures if row.key in values]
 
 
 def _tissues(values: Optional[Mapping[str, Any]]) -> list[Row]:
@@ -216,8 +233,9 @@ def _tissues(values: Optional[Mapping[str, Any]]) -> list[Row]:
 def _times(seconds: Optional[Mapping[str, float]]) -> list[Row]:
     if not seconds:
         return []
-    named = {**{stage_text(stage): value for stage, value in seconds.items()}, _("All"): sum(seconds.values())}
-    return [Row("time", name, name, "s", "", TIME_DECIMALS, "", (value,)) for name, value in named.items()]
+    values = {**seconds, "all": sum(seconds.values())}
+    named = {stage: _("All") if stage == "all" else stage_text(stage) for stage in values}
+    return [Row("time", key, named[key], "s", "", TIME_DECIMALS, "", (values[key],), "seconds") for key in values]
 
 
 def _float(value: Optional[float]) -> float:

@@ -1,0 +1,212 @@
+"""``deepreg-attention cohort``: many pairs in, a study out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..engine.errors import CancelledError, OptionError
+from ..engine.options import RegistrationOptions
+from . import arguments as a
+from .console import ReadableErrors, messages, results, say
+
+if TYPE_CHECKING:
+    from ..cohort.pairs import Pair
+    from ..cohort.work import Outcome
+    from ..dataset import ImageFiles
+
+_PAIRS, _WHERE = "Pairs", "Computers"
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A table of pairs (.csv with the columns fixed, moving and, as far as there are, labels, fixed_labels, "
+        "fixed_mask, …, group, name), a table of images (name, image, …), a BIDS folder, or one that holds images/ and "
+        "labels/.",
+    ),
+]
+Study = Annotated[Path, typer.Option("--output", "-o", help="Folder of the study; started again, it is completed.")]
+ToAtlas = Annotated[
+    Optional[str],
+    typer.Option(help="Every image is moved onto this one: a file, or one of the images.", rich_help_panel=_PAIRS),
+]
+AtlasLabels = Annotated[Optional[Path], typer.Option(help="Label map of the atlas.", rich_help_panel=_PAIRS)]
+AtlasMask = Annotated[Optional[Path], typer.Option(help="Mask of the atlas.", rich_help_panel=_PAIRS)]
+WithinSubject = Annotated[
+    bool, typer.Option("--within-subject", help="Within each subject or group alone.", rich_help_panel=_PAIRS)
+]
+AllPairs = Annotated[bool, typer.Option("--all-pairs", help="Each image with each.", rich_help_panel=_PAIRS)]
+BothWays = Annotated[
+    bool, typer.Option("--both-ways", help="Two images are registered in both directions.", rich_help_panel=_PAIRS)
+]
+Images = Annotated[
+    Optional[str],
+    typer.Option(help="Which images of a BIDS folder, such as “*_desc-preproc_T1w*”.", rich_help_panel=_PAIRS),
+]
+Workers = Annotated[
+    Optional[int],
+    typer.Option(help="Pairs at a time; as many as memory and cores allow if not given.", rich_help_panel=_WHERE),
+]
+Scheduler = Annotated[
+    Optional[str], typer.Option(help="A running Dask scheduler, such as tcp://node:8786.", rich_help_panel=_WHERE)
+]
+Cluster = Annotated[
+    Optional[str],
+    typer.Option(help="A batch system that starts the workers: slurm, pbs or sge.", rich_help_panel=_WHERE),
+]
+
+
+@ReadableErrors()
+def cohort(
+    context: typer.Context,
+    source: Source,
+    output: Study,
+    to_atlas: ToAtlas = None,
+    atlas_labels: AtlasLabels = None,
+    atlas_mask: AtlasMask = None,
+    within_subject: WithinSubject = False,
+    all_pairs: AllPairs = False,
+    both_ways: BothWays = False,
+    images: Images = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    preset: a.Preset = None,
+    model: a.Model = None,
+    accepted_licences: a.AcceptLicence = None,
+    prealign: a.Prealign = None,
+    refine: a.Refine = None,
+    similarity: a.Similarity = None,
+    regularization: a.Regularization = None,
+    landmark_weight: a.LandmarkWeight = None,
+    spacing: a.Spacing = None,
+    maps: a.Maps = None,
+    displacement: a.Displacement = False,
+    report: a.Report = False,
+    format: a.Format = "nii.gz",
+    device: a.Device = None,
+    precision: a.Precision = None,
+    threads: a.Threads = None,
+) -> None:
+    """Register many pairs, several at a time; write a result folder for each and one table (needs the extra “cohort”).
+
+    What is complete is never done twice: start the same command again to go on, or to add what has changed.
+    """
+    from ..cohort.cluster import Where, require_dask
+    from ..cohort.pairs import Settings
+    from ..cohort.run import TABLE, Cohort
+    from .settings import file_extension, read_options
+
+    require_dask()
+    options = read_options(preset, {f.name: context.params.get(f.name) for f in fields(RegistrationOptions)})
+    settings = Settings(options, file_extension(format), displacement, report)
+    pairs = planned(source, images, to_atlas, (atlas_labels, atlas_mask), within_subject, all_pairs, both_ways)
+    where = Where(scheduler, cluster, workers)
+    counted = show_progress(Cohort(pairs, settings, output, where), len(pairs))
+    for outcome in counted:
+        if outcome.sentence:
+            say(outcome.pair.name, outcome.sentence, "yellow")
+    say("table", str((output / TABLE).resolve()), "bold", results)
+
+
+def planned(
+    source: Path,
+    images: Optional[str],
+    atlas: Optional[str],
+    of_atlas: tuple[Optional[Path], Optional[Path]],
+    within_subject: bool,
+    all_pairs: bool,
+    both_ways: bool,
+) -> list[Pair]:
+    """The pairs of a table, or those that the images of a table or folder form.
+
+    Raises
+    ------
+    OptionError
+        It is not said, or said twice, how images form pairs; or there are none.
+    ImageError
+        The table or folder cannot be read.
+    """
+    from ..cohort import plan
+    from ..cohort.table import is_table_of_pairs, read_pairs
+
+    ways = [name for name, wanted in _ways(atlas, within_subject, all_pairs).items() if wanted]
+    if source.suffix.lower() == ".csv" and is_table_of_pairs(source):
+        if ways:
+            raise OptionError(f"The table {source} says which pairs there are; {ways[0]} is for images alone.")
+        return read_pairs(source)
+    if len(ways) != 1:
+        raise OptionError("Images need one of --to-atlas, --within-subject and --all-pairs to form pairs.")
+    found = find_images(source, images)
+    if atlas is not None:
+        pairs = plan.to_atlas(found, plan.find_atlas(atlas, found, *of_atlas))
+    else:
+        pairs = (plan.within_groups if within_subject else plan.all_pairs)(found, both_ways)
+    if not pairs:
+        raise OptionError(f"The {len(found)} images of {source} form no pairs with {ways[0]}.")
+    return pairs
+
+
+def _ways(atlas: Optional[str], within_subject: bool, all_pairs: bool) -> dict[str, bool]:
+    return {"--to-atlas": atlas is not None, "--within-subject": within_subject, "--all-pairs": all_pairs}
+
+
+def find_images(source: Path, pattern: Optional[str]) -> list[ImageFiles]:
+    """The images of a table, a BIDS folder or one with ``images/``.
+
+    Raises
+    ------
+    ImageError
+        There are none, or the table cannot be read.
+    OptionError
+        The table or the pattern is not valid.
+    """
+    from ..cohort.bids import find_bids_images, is_bids
+    from ..dataset import read_cases
+
+    if source.is_dir() and is_bids(source):
+        return find_bids_images(source, pattern)
+    if pattern is not None:
+        raise OptionError(f"--images chooses files of a BIDS folder; {source} is none.")
+    return read_cases(source)
+
+
+def show_progress(outcomes: Iterable[Outcome], count: int) -> Iterator[Outcome]:
+    """The outcomes as they come, with a bar that counts them; Ctrl+C says how to go on.
+
+    Raises CancelledError when it was stopped from the keyboard.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    seen: Counter[str] = Counter()
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
+        bar = progress.add_task("registering", total=count)
+        try:
+            for outcome in outcomes:
+                seen[outcome.verdict or outcome.state] += 1
+                progress.update(bar, advance=1, description=summary(seen))
+                yield outcome
+        except (KeyboardInterrupt, CancelledError):
+            done = sum(seen.values())
+            messages.print(f"stopped after {done} of {count} pairs; the same command goes on with the others")
+            raise
+    say("pairs", summary(seen), "bold", results)
+
+
+def summary(seen: Counter[str]) -> str:
+    """Such as ``12 pass, 3 review, 1 failed; 8.2 GiB free``."""
+    from ..engine.hardware import list_devices
+
+    order = ("pass", "review", "fail", "done", "kept", "failed", "set aside")
+    counts = ", ".join(f"{seen[name]} {_CALLED.get(name, name)}" for name in order if seen[name])
+    free = list_devices()["cpu"].free_gib
+    return f"{counts}; {free:.1f} GiB free" if free is not None else counts
+
+
+_CALLED = {"failed": "without a result"}
