@@ -128,7 +128,7 @@ def test_the_rows_hold_all_that_was_measured() -> None:
     assert "Learn2Reg" in motion["sd_log_learn2reg"].label
     assert motion["cosine"].label == "Driving force agreement, cosine ↑"
     assert motion["fold_percent"].label == "Folds, share of the voxels (%) ↓"
-    assert by_key(FOUND, "time")["All"].texts == ("3.8",)
+    assert by_key(FOUND, "time")["all"].texts == ("3.8",)
     labels = [row.label for row in measures.rows(FOUND)]
     assert len(set(labels)) == len(labels)
 
