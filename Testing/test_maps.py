@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.engine.geometry import Grid
-from DeepRegAttentionLib.engine.maps import images_where
+from DeepRegAttentionLib.engine.maps import beside, images_where
 from DeepRegAttentionLib.engine.result import MAP_NAMES
 from DeepRegAttentionLib.report.painting import map_look, map_values, paint
 from DeepRegAttentionLib.report.pictures import label_rim
@@ -69,11 +69,11 @@ def test_maps_are_0_where_neither_image_shows_anything() -> None:
     there = torch.zeros(1, 1, 12, 10, 14, dtype=torch.bool)
     there[..., 5, 5, 6] = True
     own = Grid((14, 10, 12), (2.0, 2.0, 2.0), (5.0, -3.0, 8.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
-    shown = images_where(there, {"attention": torch.full((1, 1, 12, 10, 14), 0.3)}, own, own)
+    shown = images_where(beside(there), {"attention": torch.full((1, 1, 12, 10, 14), 0.3)}, own, own)
     values = sitk.GetArrayFromImage(shown["attention"])
-    beside = np.zeros_like(values, bool)
-    beside[3:8, 3:8, 4:9] = True
-    np.testing.assert_array_equal(values > 0, beside)
+    near = np.zeros_like(values, bool)
+    near[3:8, 3:8, 4:9] = True
+    np.testing.assert_array_equal(values > 0, near)
 
 
 def test_differences_have_one_scale_and_lengths_begin_at_0() -> None:

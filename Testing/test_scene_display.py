@@ -297,7 +297,7 @@ def test_the_linear_part_is_left_out_of_the_drawing(shown, tmp_path) -> None:
     total = np.array(result.transform.GetTransformFromParent().TransformPoint(*far))
     assert np.linalg.norm(total - far) > 3
     linear = result.linear
-    np.testing.assert_allclose(linear[:3, :3] @ moved + linear[:3, 3], total, atol=1e-4)
+    np.testing.assert_allclose(linear[:3, :3] @ moved + linear[:3, 3], total, atol=2e-3)
 
 
 def drawn_points(result, view, display) -> np.ndarray:

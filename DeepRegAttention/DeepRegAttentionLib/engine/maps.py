@@ -17,7 +17,7 @@ from .networks.blocks import NetworkOutput
 from .networks.drivenmorph import force_agreement, total_force
 from .resampling import sample_image
 
-# Around what the images show, so many voxels of the working grid belong to it: what pulls an edge stands beside it.
+# Around what the images show, so many voxels of the working grid belong to it.
 _BESIDE = 2
 # Voxels of a difference image: all of most images, every second or third of a large one.
 _DIFFERENCES = 8_000_000
@@ -62,23 +62,28 @@ def explanation_maps(output: Optional[NetworkOutput], force: Optional[Tensor], o
     return tensors
 
 
+def beside(there: Tensor) -> Tensor:
+    """Where there is something, and a little around it, ``(1, 1, K, J, I)``, bool: what pulls an edge is beside it."""
+    near = there.float()
+    for axis in range(3):
+        window = [2 * _BESIDE + 1 if n == axis else 1 for n in range(3)]
+        near = F.max_pool3d(near, window, 1, [n // 2 for n in window])
+    return near > 0
+
+
 def images_where(there: Tensor, tensors: Mapping[str, Tensor], own: Grid, fixed: Grid) -> dict[str, sitk.Image]:
     """Maps as images that are 0 where neither image shows anything: what they say there explains nothing.
 
     Parameters
     ----------
     there : Tensor
-        ``(1, 1, K, J, I)``, bool: where there is something; a little around it belongs to it.
+        ``(1, 1, K, J, I)``, bool: where there is something.
     tensors : mapping
         ``(1, C, K, J, I)`` by their keys.
     own, fixed : Grid
         The working grid, and that of the fixed image, as far as which the maps reach.
     """
-    near = there.float()
-    for axis in range(3):
-        window = [2 * _BESIDE + 1 if n == axis else 1 for n in range(3)]
-        near = F.max_pool3d(near, window, 1, [n // 2 for n in window])
-    return {name: map_image(tensor * near.to(tensor), own, fixed) for name, tensor in tensors.items()}
+    return {name: map_image(tensor * there.to(tensor), own, fixed) for name, tensor in tensors.items()}
 
 
 def difference_map(

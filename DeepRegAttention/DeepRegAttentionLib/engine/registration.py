@@ -18,6 +18,7 @@ from .hardware import limited_threads
 from .images import check_image, check_pair
 from .intensity import Scale
 from .maps import (
+    beside,
     difference_map,
     driving_force,
     driving_force_statistics,
@@ -130,8 +131,9 @@ def _register(
         maps["jacobian"] = map_image(jacobian_determinant(found.displacement), method.grid, Grid.of(fixed))
         force = driving_force(found.output)
         if options.maps:
-            shown = {**error.maps(), **explanation_maps(found.output, force, method.grid)}
-            maps.update(images_where(error.there, shown, method.grid, Grid.of(fixed)))
+            grids = method.grid, Grid.of(fixed)
+            maps.update(images_where(error.there, error.maps(), *grids))
+            maps.update(images_where(beside(error.there), explanation_maps(found.output, force, method.grid), *grids))
             _add_differences(maps, fixed, moving, warped, scales, linear, options.threads)
         result = RegistrationResult(warped, transform, inverse, maps)
         report(0.5)

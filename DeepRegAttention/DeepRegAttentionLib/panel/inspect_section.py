@@ -21,6 +21,8 @@ from .verdicts import show_verdict
 KEY = "A"
 """Before or after; the slice views of 3D Slicer leave this one free."""
 
+_STRAIGHT = 0.999
+
 
 class InspectSection:
     """Lets a person choose a result and how it is shown, and keeps the views in step with the parameters."""
@@ -246,7 +248,14 @@ def _force_arrows() -> Choice:
 
 
 def _look_into_3d_views() -> None:
-    """Have 3D views show all of what is in them: at first they look at an empty box."""
+    """Have 3D views show all of what is in them: at first they look straight at an empty box."""
+    for node in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
+        camera = node.GetCamera()
+        if max(map(abs, camera.GetDirectionOfProjection())) > _STRAIGHT:
+            # Two of three slices would be seen from their edges.
+            camera.Azimuth(35)
+            camera.Elevation(25)
+            camera.OrthogonalizeViewUp()
     manager = slicer.app.layoutManager()
     for n in range(manager.threeDViewCount if manager is not None else 0):
         view = manager.threeDWidget(n).threeDView()

@@ -15,6 +15,9 @@ from ..terms.measures import summary_text, table_title
 from . import choices
 from .verdicts import show_verdict
 
+_FEW, _HEAD_LINES = 4, 2
+"""So many columns have a head of one line; more of them one of so many lines, and are as wide as that is high."""
+
 
 class JudgeSection:
     """Shows how good a result is."""
@@ -26,7 +29,11 @@ class JudgeSection:
         ui.histogramButton.connect("clicked()", lambda: self._show_plot("histogram"))
         ui.diceButton.connect("clicked()", lambda: self._show_plot("dice"))
         ui.exportButton.connect("clicked()", self._ask_for_path)
+        # A table that is not seen has no width to fit into.
+        ui.tabs.connect("currentChanged(int)", lambda index: qt.QTimer.singleShot(0, self._fit))
         table = ui.measuresTable
+        table.verticalHeader().setVisible(False)
+        table.horizontalHeader().setDefaultAlignment(qt.Qt.AlignCenter | qt.Qt.TextWordWrap)
         table.horizontalHeader().connect("sectionResized(int,int,int)", lambda *sizes: table.resizeRowsToContents())
 
     def show(self, result: Optional[results.Result]) -> None:
@@ -58,7 +65,11 @@ class JudgeSection:
         view.setMRMLTableNode(table)
         if table is not None:
             view.setFirstRowLocked(True)
-            _fit_columns(view)
+            self._fit()
+
+    def _fit(self) -> None:
+        if self._table() is not None:
+            _fit_columns(self._ui.measuresTable)
 
     def _show_plot(self, name: str) -> None:
         chart = self._result.plots.get(name) if self._result is not None else None
@@ -76,8 +87,12 @@ class JudgeSection:
 
 
 def _fit_columns(view: slicer.qMRMLTableView) -> None:
-    """Names take what the values leave, in several lines if they must."""
-    header = view.horizontalHeader()
-    header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+    """Names take what the values leave, in several lines if they must; so do the heads of many columns."""
+    header, line = view.horizontalHeader(), view.verticalHeader().defaultSectionSize
+    narrow = header.count() > _FEW
+    header.setFixedHeight(_HEAD_LINES * line if narrow else line)
+    header.setSectionResizeMode(qt.QHeaderView.Fixed if narrow else qt.QHeaderView.ResizeToContents)
+    for column in range(1, header.count() if narrow else 0):
+        header.resizeSection(column, _HEAD_LINES * line)
     header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
     view.resizeRowsToContents()

@@ -135,10 +135,11 @@ def _deformation_node(result: Result, role: str) -> Optional[slicer.vtkMRMLTrans
     if grid is None:
         return node
     node = add_node(result.scene, "vtkMRMLGridTransformNode", f"{result.name} {role}")
-    back = grid_part(result.inverse) if role == "arrows" and result.inverse is not None else None
+    back = grid_part(result.inverse) if result.inverse is not None else None
     if back is not None:
-        # Where arrows begin and end at once, no transform could be inverted.
-        node.SetAndObserveTransformToParent(at_rest_outside(back, _something(result, back)))
+        # Drawn the way it is: where motion begins and ends at once, no transform could be inverted.
+        where = _something(result, back) if role == "arrows" else None
+        node.SetAndObserveTransformToParent(at_rest_outside(back, where))
     else:
         node.SetAndObserveTransformFromParent(at_rest_outside(grid))
     node.SetDescription("Made to be drawn: the linear part of the registration is not in it.")

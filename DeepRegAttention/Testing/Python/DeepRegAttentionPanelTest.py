@@ -119,6 +119,9 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         say(f"the longest time without an answer: {longest:.2f} s")
         result = self.panel._inspect.result
         self.assertIsNotNone(result, self.ui.logText.plainText)
+        self._check_first_look(result)
+        self._check_tabs_fit()
+        self._check_worst_places(result)
         self._check_nodes(result)
         self._check_direction(result)
         self._check_overlays(result)
@@ -128,6 +131,60 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self._check_choice(result)
         self._check_saved(result)
         self.assertEqual(files_left(), [])
+
+    def _check_first_look(self, result) -> None:
+        from DeepRegAttentionLib.scene.places import places_of, point_of
+
+        say("the tab Inspect is open, at the worst place, with the verdict; the 3D view has the slices")
+        self.assertEqual(self.ui.tabs.currentWidget(), self.ui.inspectPage)
+        self.assertEqual(self.ui.tabs.tabText(0), "Register")
+        title = result.metrics["verdict"]["grade"].capitalize()
+        for label in (self.ui.verdictText, self.ui.inspectVerdict, self.ui.judgeVerdict):
+            self.assertIn(title, label.text)
+        point = point_of(places_of(result, {})[0])
+        for name in ("Red", "Green", "Yellow"):
+            node = slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode()
+            self.assertLess(_distance(node, point), 0.1, name)
+            self.assertTrue(node.GetSliceVisible())
+        self.assertIn("1 of", self.ui.placeText.text)
+
+    def _check_tabs_fit(self) -> None:
+        say("every tab fits a window of 1500x950, whichever section is open")
+        window = slicer.util.mainWindow()
+        window.resize(1500, 950)
+        area = self.ui.tabs
+        while area is not None and area.className() != "QScrollArea":
+            area = area.parent()
+        sections = (self.ui.guidanceSection, self.ui.advancedSection, self.ui.outputsSection, self.ui.logSection)
+        for page in range(self.ui.tabs.count):
+            self.ui.tabs.setCurrentIndex(page)
+            for section in sections if page == 0 else sections[:1]:
+                section.collapsed = False
+                settle(0.2)
+                self.assertEqual(area.verticalScrollBar().maximum, 0, f"{page} {section.name}")
+                self.assertEqual([other for other in sections if not other.collapsed], [section])
+                section.collapsed = True
+
+    def _check_worst_places(self, result) -> None:
+        from DeepRegAttentionLib.scene.places import places_of, point_of
+
+        say("fixed and warped volume side by side at the worst place, then at the next, then back")
+        before = slicer.app.layoutManager().layout
+        points = [point_of(place) for place in places_of(result, {})]
+        self.ui.worstButton.click()
+        settle()
+        self.assertTrue(self.ui.layoutButton.checked)
+        for button, number in ((None, 0), (self.ui.nextPlaceButton, 1), (self.ui.previousPlaceButton, 0)):
+            if button is not None:
+                button.click()
+            for name in ("DeepRegFixed", "DeepRegWarped", "DeepRegOverlay"):
+                node = slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode()
+                self.assertLess(_distance(node, points[number]), 0.1, name)
+                self.assertLess(min(node.GetFieldOfView()[:2]), 90, "near")
+            self.assertIn(f"{number + 1} of {len(points)}", self.ui.placeText.text)
+        self.ui.layoutButton.click()
+        settle()
+        self.assertEqual(slicer.app.layoutManager().layout, before)
 
     def _check_nodes(self, result) -> None:
         say("the nodes are there, named after their inputs, in one folder")
@@ -404,6 +461,25 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.ui.diceButton.click()
         shown = slicer.app.layoutManager().plotWidget(0).mrmlPlotViewNode().GetPlotChartNode()
         self.assertIs(shown, result.plots["dice"])
+        self._check_surfaces(result)
+
+    def _check_surfaces(self, result) -> None:
+        say("the structures are in 3D: warped, before at the press of a button, and those of the fixed volume")
+        slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        wait_until(lambda: result.extra("surface_fixed") is not None, "the surfaces are made")
+        settle(0.1)
+
+        def seen():
+            nodes = [result.extra(f"surface_{name}") for name in ("before", "after", "fixed")]
+            return [bool(node.GetDisplayNode().GetVisibility()) for node in nodes]
+
+        self.assertEqual(seen(), [False, True, True])
+        self.ui.beforeButton.click()
+        settle(0.1)
+        self.assertEqual(seen(), [True, False, True])
+        self.ui.surfacesCheckBox.checked = False
+        settle(0.1)
+        self.assertEqual(seen(), [False, False, False])
 
     def test_cancel(self) -> None:
         self.start(preset=2)
@@ -483,6 +559,12 @@ def _matrix(volume, which: str):
     matrix = vtk.vtkMatrix4x4()
     getattr(volume, f"Get{which}Matrix")(matrix)
     return matrix
+
+
+def _distance(node, point) -> float:
+    """Of a point, RAS mm, from the plane of a slice view."""
+    matrix = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())
+    return abs(float(matrix[:3, 2] @ (point - matrix[:3, 3])))
 
 
 def _correlation(a, b) -> float:
