@@ -23,10 +23,20 @@ def test_shapes_coarse_to_fine():
         assert [tuple(v.shape) for v in vectors] == [(2, 3, *size) for size in sizes]
     channels = [tuple(f.shape) for f in output.features]
     assert channels == [(2, c, *size) for c, size in zip(network.feature_channels, sizes)]
-    assert set(output.maps) == {"attention", "attention_forward", "attention_backward"}
-    for values in output.maps.values():
-        assert values.shape == (2, 1, 16, 24, 40)
-        assert 0 <= float(values.min()) < float(values.max()) <= 1
+    assert set(output.maps) == {"attention"}
+    assert output.maps["attention"].shape == (2, 1, 16, 24, 40)
+    assert 0 <= float(output.maps["attention"].min()) < float(output.maps["attention"].max())
+
+
+def test_its_attention_is_what_each_place_wants_before_that_is_smoothed_and_fused():
+    network = small_network("adregnet")
+    pulls = []
+    for level in network.levels:
+        level.velocity.register_forward_hook(lambda layer, given, pull: pulls.append(pull))
+    with torch.no_grad():
+        output = network(texture(16, 16, 24, seed=1), texture(16, 16, 24, seed=2))
+    wanted = sum(resize_field(pull, (16, 16, 24)).norm(dim=1, keepdim=True) for pull in pulls)
+    torch.testing.assert_close(output.maps["attention"], wanted)
 
 
 def test_its_size():
@@ -69,8 +79,9 @@ def test_gradients_reach_every_parameter():
 def test_swapping_the_images_swaps_what_each_sees_on_the_coarsest_level():
     network = small_network("adregnet")
     pyramids = [network.encoder(texture(16, 16, 24, seed=seed))[-1] for seed in (1, 2)]
-    forward, backward = network.levels[0](*pyramids, None).matches
-    other_forward, other_backward = network.levels[0](*pyramids[::-1], None).matches
+    attention = network.levels[0].attention
+    _, _, forward, backward = attention(*pyramids)
+    _, _, other_forward, other_backward = attention(*pyramids[::-1])
     torch.testing.assert_close(forward.offset, other_backward.offset)
     torch.testing.assert_close(backward.certainty, other_forward.certainty)
 

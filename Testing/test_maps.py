@@ -34,7 +34,7 @@ def test_every_map_of_the_engine_is_described_and_no_other() -> None:
 
 def test_vectors_are_no_map_of_colours() -> None:
     assert [entry.key for entry in offered(MAPS)] == SHOWN
-    assert [entry.key for entry in offered({"certainty", "jacobian"})] == ["jacobian", "certainty"]
+    assert [entry.key for entry in offered({"attention", "jacobian"})] == ["jacobian", "attention"]
 
 
 # Scales

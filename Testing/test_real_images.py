@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.images import read_image
@@ -24,6 +25,15 @@ def sample_result() -> RegistrationResult:
 
 def test_the_brain_model_is_chosen_for_brains(sample_result):
     assert sample_result.metrics["model"]["name"] == "brain-t1-drivenmorph"
+
+
+@pytest.mark.parametrize("model", ["brain-t1-drivenmorph", "cardiac-mr", "any-contrast"])
+def test_an_image_given_twice_stays_where_it_is(model):
+    image = sitk.BinShrink(read_image(SAMPLES / "colin27-t1.nii.gz"), [3, 3, 3])
+    result = register(image, image, RegistrationOptions(model=model, prealign="none", spacing=3.0, maps=False))
+    moved = np.linalg.norm(sitk.GetArrayFromImage(result.displacement()), axis=-1)
+    assert moved.mean() <= 0.1
+    assert np.percentile(moved, 99) <= 0.3
 
 
 def test_the_sample_pair_comes_closer_without_folds(sample_result):

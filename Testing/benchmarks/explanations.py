@@ -30,9 +30,6 @@ from scipy.stats import mannwhitneyu, spearmanr
 MAPS = (
     "driving_force_magnitude",
     "attention",
-    "certainty",
-    "attention_forward",
-    "attention_backward",
     "regularization",
 )
 QUESTIONS = ("displacement", "strain", "border")

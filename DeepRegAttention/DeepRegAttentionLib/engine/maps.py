@@ -14,7 +14,7 @@ from .fields import jacobian_determinant
 from .geometry import Grid, Lattice, mm_to_voxels, to_image, to_tensor, voxels_to_mm
 from .intensity import Scale
 from .networks.blocks import NetworkOutput
-from .networks.drivenmorph import force_agreement, total_force
+from .networks.drivenmorph import added_up, force_agreement
 from .resampling import sample_image
 
 # Around what the images show, so many voxels of the working grid belong to it.
@@ -39,8 +39,11 @@ def jacobian_map(deformation: sitk.DisplacementFieldTransform, grid: Grid) -> si
 
 
 def driving_force(output: Optional[NetworkOutput]) -> Optional[Tensor]:
-    """The driving force of all levels and passes, ``(1, 3, K, J, I)`` in voxels; None where a method has none."""
-    return total_force(output.forces) if output is not None and output.forces else None
+    """All that moved the image: what the levels and passes added to the motion, ``(1, 3, K, J, I)`` in voxels.
+
+    The levels' own, ``output.velocities``, compose to the motion exactly. None where a method has no force.
+    """
+    return added_up(output.velocities) if output is not None and output.forces else None
 
 
 def explanation_maps(output: Optional[NetworkOutput], force: Optional[Tensor], own: Grid) -> dict[str, Tensor]:
@@ -53,7 +56,7 @@ def explanation_maps(output: Optional[NetworkOutput], force: Optional[Tensor], o
     """
     if output is None:
         return {}
-    tensors = dict(output.maps)
+    tensors = {name: own.spacing[0] * voxels for name, voxels in output.maps.items()}
     if force is not None:
         tensors["driving_force"] = voxels_to_mm(force, own)
         tensors["driving_force_magnitude"] = tensors["driving_force"].norm(dim=1, keepdim=True)
@@ -99,11 +102,15 @@ def difference_map(
     return lattice.grid.place(sitk.GetImageFromArray(np.ascontiguousarray(difference)))
 
 
-def driving_force_statistics(force: Optional[Tensor], output: Optional[NetworkOutput]) -> Optional[dict[str, float]]:
-    """How the driving force goes with the deformation that it made: cosine and correlation of magnitudes."""
-    if force is None or output is None:
+def driving_force_statistics(output: Optional[NetworkOutput], displacement: Tensor) -> Optional[dict[str, float]]:
+    """How the pull of attention goes with the deformation in the end: cosine and correlation of magnitudes.
+
+    The pull is the force before the network smooths it; the displacement, ``(1, 3, K, J, I)`` in voxels, is that of
+    the result, refined or not.
+    """
+    if output is None or not output.forces:
         return None
     # Every second node along each axis tells as much.
     some = (..., slice(None, None, 2), slice(None, None, 2), slice(None, None, 2))
-    agreement = force_agreement(force[some], output.displacement[some])
+    agreement = force_agreement(added_up(output.forces)[some], displacement[some])
     return {name: float(value) for name, value in agreement.items()}

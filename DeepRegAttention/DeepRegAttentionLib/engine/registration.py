@@ -141,7 +141,7 @@ def _register(
         measures = measure(
             result, MeasuredPair(fixed, moving, scales, guidance.fixed_mask), stages, share(report, 0.5, 1)
         )
-        result.metrics.update(measures, driving_force=driving_force_statistics(force, found.output))
+        result.metrics.update(measures, driving_force=driving_force_statistics(found.output, found.displacement))
         result.metrics["expected_error"] = error_statistics(error, method.grid)
         turned = None if guidance.initial_transform is not None else linear
         volume, said = object_volume(moving, scales[1]), result.metrics["expected_error"]

@@ -99,8 +99,8 @@ MAPS: dict[str, Map] = {
             "mm",
             "inferno",
             Rule.LENGTH,
-            "Where and how far (mm, LPS) local differences pulled the image: the network's reason to move, before it "
-            "was smoothed into motion.",
+            "All that moved the image, where and how far (mm, LPS): what local differences pulled on each level, "
+            "smoothed, added up.",
         ),
         Map(
             "driving_force_magnitude",
@@ -115,38 +115,11 @@ MAPS: dict[str, Map] = {
             "attention",
             "Attention",
             "Attention",
-            "",
+            "mm",
             "magma",
             Rule.ROBUST,
-            "How much weight the network gave to this place (0 to 1): DrivenMorph to its local difference, AD-RegNet "
-            "to its features as the regional gate.",
-        ),
-        Map(
-            "certainty",
-            "Certainty of the match",
-            "Certainty",
-            "",
-            "viridis",
-            Rule.ROBUST,
-            "How sure the network was of the match: 1 a single candidate, 0 all neighbours alike.",
-        ),
-        Map(
-            "attention_forward",
-            "Attention, fixed to moving",
-            "Attention",
-            "",
-            "magma",
-            Rule.ROBUST,
-            "How narrowly a fixed place attends to the moving image: 1 to a single place, 0 to anywhere.",
-        ),
-        Map(
-            "attention_backward",
-            "Attention, moving to fixed",
-            "Attention",
-            "",
-            "magma",
-            Rule.ROBUST,
-            "How narrowly a moving place attends to the fixed image: 1 to a single place, 0 to anywhere.",
+            "How much each place moved the image (mm): what attention let through there, over all levels, before it "
+            "was smoothed into motion.",
         ),
         Map(
             "regularization",

@@ -11,9 +11,9 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from ..fields import exponentiate, resize, resize_field, smooth, warp
-from .attention import BidirectionalCrossAttention, Matches, RegionalAttention
-from .blocks import DecoderBlock, Encoder, NetworkOutput, RegistrationNetwork, set_to_zero
+from ..fields import exponentiate, resize_field, smooth, warp
+from .attention import BidirectionalCrossAttention, RegionalAttention
+from .blocks import DecoderBlock, Encoder, NetworkOutput, RegistrationNetwork, contribution, set_to_zero
 
 
 class LevelResult(NamedTuple):
@@ -23,10 +23,8 @@ class LevelResult(NamedTuple):
     """Decoded and gated, ``C`` channels."""
     velocity: Tensor
     """Fused with the coarser levels, three channels, voxels of this level."""
-    gate: Tensor
-    """The regional gate in 0..1, one channel."""
-    matches: Optional[tuple[Matches, Matches]]
-    """Fixed to moving and moving to fixed, where this level attends."""
+    pull: Tensor
+    """What the gated features of each place want, before it is smoothed and fused, three channels."""
 
 
 class Level(nn.Module):
@@ -56,18 +54,18 @@ class Level(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor, coarser: Optional[LevelResult]) -> LevelResult:
         """Fixed and warped moving features ``(N, C, k, j, i)``, and the coarser level's result."""
-        matches, hints = None, []
+        hints = []
         if self.attention is not None:
-            fixed, moving, forward, backward = self.attention(fixed, moving)
-            matches = (forward, backward)
+            fixed, moving, *matches = self.attention(fixed, moving)
             hints = [part for match in matches for part in (match.offset, match.certainty)]
         skip = torch.cat([fixed, moving, fixed - moving, *hints], dim=1)
         decoded = self.decoder(skip, None if coarser is None else coarser.features)
-        features, gate = self.regions(decoded)
-        velocity = smooth(self.velocity(features).float(), 1.0)
+        features = self.regions(decoded)
+        pull = self.velocity(features).float()
+        velocity = smooth(pull, 1.0)
         if self.fusion is not None and coarser is not None:
             velocity = self.fusion(features, coarser.velocity, velocity)
-        return LevelResult(features, velocity, gate, matches)
+        return LevelResult(features, velocity, pull)
 
 
 class FieldFusion(nn.Module):
@@ -96,14 +94,8 @@ class ADRegNet(RegistrationNetwork):
     above, not at all on the finest. A velocity per level is fused with those before and integrated, so
     that each displacement is the exponential of the velocity beside it.
 
-    Its maps, all on the fixed grid:
-
-    - ``attention``: the regional gate of the finest level, the mean factor over the channels that the features
-      are multiplied with before they become motion. 0: nothing of this voxel moves anything.
-    - ``attention_forward``: how certain the match fixed to moving is, on the finest level that attends: one
-      minus the variance of the attended position relative to that of uniform attention over the window.
-      1: a single place; 0: anywhere in the window.
-    - ``attention_backward``: the same from the warped moving image to the fixed one.
+    Its map ``attention`` is what each place contributed to the motion: the lengths of what its gated features want,
+    over all levels.
 
     Parameters
     ----------
@@ -135,21 +127,14 @@ class ADRegNet(RegistrationNetwork):
         """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
         output = NetworkOutput([], [])
         result: Optional[LevelResult] = None
-        matches: Optional[tuple[Matches, Matches]] = None
+        pulls: list[Tensor] = []
         for f, m, level in zip(fixed, moving, self.levels):
             if output.displacements:
                 m = warp(m, resize_field(output.displacement, f.shape[2:]))
             result = level(f, m, result)
-            matches = result.matches or matches
+            pulls.append(result.pull)
             output.velocities.append(result.velocity)
             output.displacements.append(exponentiate(result.velocity))
             output.features.append(result.features)
-        assert result is not None
-        assert matches is not None
-        output.maps = _maps(result, matches, fixed[-1].shape[2:])
+        output.maps = {"attention": contribution(pulls)}
         return output
-
-
-def _maps(finest: LevelResult, matches: tuple[Matches, Matches], shape: Sequence[int]) -> dict[str, Tensor]:
-    forward, backward = (resize(match.certainty, shape) for match in matches)
-    return {"attention": finest.gate, "attention_forward": forward, "attention_backward": backward}

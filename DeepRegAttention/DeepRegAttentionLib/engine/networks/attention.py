@@ -308,21 +308,8 @@ class RegionalAttention(nn.Module):
         )
         self.spatial = nn.Conv3d(hidden * len(dilations), 1, 1)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Gated features and, as a map, the mean gate over the channels.
-
-        Parameters
-        ----------
-        features : Tensor
-            ``(N, C, K, J, I)``.
-
-        Returns
-        -------
-        gated : Tensor
-            ``(N, C, K, J, I)``: features times gate; nothing passes beside the gate.
-        gate : Tensor
-            ``(N, 1, K, J, I)`` in 0..1.
-        """
+    def forward(self, features: Tensor) -> Tensor:
+        """Features times gate, ``(N, C, K, J, I)``; nothing passes beside the gate."""
         channel = self.channel(features.mean(dim=(2, 3, 4))).sigmoid()[:, :, None, None, None]
         # Regions are large: half the resolution doubles the reach at an eighth of the cost.
         halves = [min(2, n) for n in features.shape[2:]]
@@ -331,5 +318,5 @@ class RegionalAttention(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             seen = torch.cat([F.leaky_relu(field(regions.float()), 0.1) for field in self.fields], dim=1)
         spatial = resize(self.spatial(seen), features.shape[2:]).sigmoid()
-        gate = channel * spatial
-        return features * gate, gate.mean(dim=1, keepdim=True).float()
+        gated: Tensor = features * (channel * spatial)
+        return gated

@@ -27,7 +27,7 @@ class NetworkOutput:
     forces : list of Tensor
         Driving force of each level in voxels of that level; empty where a method has none.
     maps : dict of str to Tensor
-        Explanatory maps in 0..1 on the finest level, ``(N, 1, K, J, I)``.
+        What each place contributed to the motion, voxels of the finest level, ``(N, 1, K, J, I)``.
     features : list of Tensor
         Features for additional decoders, one per level of the first pass, ``(N, C_l, k, j, i)``.
     regularization : Tensor, optional
@@ -63,10 +63,10 @@ class NetworkOutput:
         )
 
 
-def continued(begun: NetworkOutput, passes: int, following: NetworkOutput) -> NetworkOutput:
-    """The answer of so many passes, and that of one more to the moving image as they have warped it, as one.
+def continued(begun: NetworkOutput, following: NetworkOutput) -> NetworkOutput:
+    """The answer of some passes, and that of one more to the moving image as they have warped it, as one.
 
-    The displacements go on from where the passes before ended, and the new levels follow theirs; maps are the mean
+    The displacements go on from where the passes before ended, and the new levels follow theirs; maps are the sum
     over all passes, and features those of the first, which saw the whole motion.
     """
     steps, maps = following.displacements, following.maps
@@ -74,7 +74,7 @@ def continued(begun: NetworkOutput, passes: int, following: NetworkOutput) -> Ne
         begun.displacements + [compose(resize_field(begun.displacement, step.shape[2:]), step) for step in steps],
         begun.velocities + following.velocities,
         begun.forces + following.forces,
-        {name: (passes * begun.maps[name] + maps[name]) / (passes + 1) for name in maps},
+        {name: begun.maps[name] + maps[name] for name in maps},
         begun.features,
     )
 
@@ -104,14 +104,21 @@ class RegistrationNetwork(nn.Module):
         """Register; K, J and I must be multiples of ``self.multiple``."""
         seen = self.encoder(fixed)[::-1]
         output = self.align(seen, self.encoder(moving)[::-1])
-        for passes in range(1, self.passes):
+        for _ in range(1, self.passes):
             left = self.encoder(warp(moving, output.displacement))[::-1]
-            output = continued(output, passes, self.align(seen, left))
+            output = continued(output, self.align(seen, left))
         return output
 
     def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor]) -> NetworkOutput:
         """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
         raise NotImplementedError
+
+
+def contribution(fields: Sequence[Tensor]) -> Tensor:
+    """The lengths of the fields of all levels, added up: ``(N, 1, K, J, I)`` in voxels of the finest."""
+    shape = fields[-1].shape[2:]
+    lengths = [resize_field(field, shape).norm(dim=1, keepdim=True) for field in fields]
+    return torch.stack(lengths).sum(dim=0)
 
 
 def set_to_zero(layer: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..fields import compose, exponentiate, gradient, resize, resize_field, smooth, warp
 from .attention import GlobalSelfAttention, LocalAttention, certainty
-from .blocks import ConvBlock, Encoder, NetworkOutput, RegistrationNetwork, set_to_zero
+from .blocks import ConvBlock, Encoder, NetworkOutput, RegistrationNetwork, contribution, set_to_zero
 
 
 class FeatureComparison(NamedTuple):
@@ -101,10 +101,14 @@ class NeuralDemons(nn.Module):
         return pull / (steepness + stabiliser + 1e-3)
 
     def forward(self, force: Tensor, comparison: FeatureComparison) -> Tensor:
-        """Force and its reliability to a smooth velocity ``(N, 3, k, j, i)``."""
+        """Force and its reliability to a smooth velocity ``(N, 3, k, j, i)``: without force there is no motion."""
         reliability = comparison.weight.mean(dim=1, keepdim=True)
-        motion = self.smoothing(torch.cat([force, reliability, comparison.certainty], dim=1)).float()
-        return smooth(self.gain * force + motion, self.sigma)
+        known = torch.cat([reliability, comparison.certainty], dim=1)
+        # What the layers answer to no force has nothing to do with any difference of the images.
+        moved, unmoved = (
+            self.smoothing(torch.cat([f, known], dim=1)).float() for f in (force, torch.zeros_like(force))
+        )
+        return smooth(self.gain * force + moved - unmoved, self.sigma)
 
 
 class DrivenMorph(RegistrationNetwork):
@@ -136,7 +140,6 @@ class DrivenMorph(RegistrationNetwork):
         """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
         output = NetworkOutput([], [])
         displacement: Optional[Tensor] = None
-        comparison: Optional[FeatureComparison] = None
         for f, m, compare, demons in zip(fixed, moving, self.comparisons, self.demons):
             if displacement is not None:
                 displacement = resize_field(displacement, f.shape[2:])
@@ -151,19 +154,14 @@ class DrivenMorph(RegistrationNetwork):
             output.velocities.append(velocity)
             output.forces.append(force)
             output.features.append(comparison.features)
-        assert comparison is not None
-        output.maps = _attention_maps(comparison)
+        output.maps = {"attention": contribution(output.forces)}
         return output
 
 
-def _attention_maps(comparison: FeatureComparison) -> dict[str, Tensor]:
-    return {"attention": comparison.weight.mean(dim=1, keepdim=True), "certainty": comparison.certainty}
-
-
-def total_force(forces: list[Tensor]) -> Tensor:
-    """The forces of all levels added up on the finest one: ``(N, 3, K, J, I)``, voxels of that level."""
-    shape = forces[-1].shape[2:]
-    return torch.stack([resize_field(force, shape) for force in forces]).sum(dim=0)
+def added_up(fields: list[Tensor]) -> Tensor:
+    """The fields of all levels added up on the finest one: ``(N, 3, K, J, I)``, voxels of that level."""
+    shape = fields[-1].shape[2:]
+    return torch.stack([resize_field(field, shape) for field in fields]).sum(dim=0)
 
 
 def force_agreement(force: Tensor, displacement: Tensor) -> dict[str, Tensor]:
