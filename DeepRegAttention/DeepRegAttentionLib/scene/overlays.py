@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
+import numpy as np
 import slicer
 
 from ..terms.maps import MAPS, VECTORS, Map, Rule, is_seen_through, scale
@@ -12,7 +13,7 @@ from .colors import jacobian_colors, jacobian_step, map_colors
 from .nodes import show_range, voxels
 
 _LABELS = 5
-_LEAST = 1e-12
+_SAMPLES = 64
 
 
 def value_range(node: slicer.vtkMRMLVolumeNode) -> tuple[float, float]:
@@ -64,7 +65,7 @@ def show_overlay(
     """
     node = maps[name] if name is not None else None
     if node is not None and name is not None:
-        _limit(node, threshold, _LEAST if is_seen_through(name) else None)
+        _limit(node, threshold, _least(node) if is_seen_through(name) else None)
     for composite in composites:
         unchanged = composite.StartModify()
         composite.SetForegroundVolumeID(node.GetID() if node is not None else None)
@@ -83,6 +84,13 @@ def forget_legends(maps: Iterable[slicer.vtkMRMLVolumeNode]) -> None:
             displays = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
             node.RemoveNthDisplayNodeID(displays.index(legend))
             node.GetScene().RemoveNode(legend)
+
+
+def _least(node: slicer.vtkMRMLVolumeNode) -> float:
+    """Half of the least value of what is not nothing: what is between it and nothing was interpolated."""
+    values = voxels(node)
+    some = values[tuple(slice(None, None, max(1, n // _SAMPLES)) for n in values.shape)]
+    return float(some.min(initial=np.inf, where=some > 0)) / 2 if (some > 0).any() else 0.0
 
 
 def _limit(node: slicer.vtkMRMLVolumeNode, threshold: Optional[tuple[float, float]], least: Optional[float]) -> None:
