@@ -85,7 +85,8 @@ class NeuralDemons(nn.Module):
             nn.LeakyReLU(0.1, inplace=True),
             nn.Conv3d(width, width, 3, padding=2, dilation=2),
             nn.LeakyReLU(0.1, inplace=True),
-            nn.Conv3d(width, 3, 3, padding=1),
+            # Without a bias, which no force and some force would have alike.
+            nn.Conv3d(width, 3, 3, padding=1, bias=False),
         )
         # Training starts from classic Demons: a smoothed force and nothing else.
         set_to_zero(self.smoothing[-1])
