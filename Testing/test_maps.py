@@ -10,7 +10,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.engine.geometry import Grid
-from DeepRegAttentionLib.engine.maps import beside, images_where
+from DeepRegAttentionLib.engine.maps import beside, explanation_maps, images_where
+from DeepRegAttentionLib.engine.networks.blocks import NetworkOutput
 from DeepRegAttentionLib.engine.result import MAP_NAMES
 from DeepRegAttentionLib.report.painting import map_look, map_values, paint
 from DeepRegAttentionLib.report.pictures import label_rim
@@ -63,6 +64,18 @@ def test_places_where_there_is_nothing_do_not_decide_the_colours() -> None:
     values[4:7] = np.linspace(0.3, 0.5, 300).reshape(3, 10, 10)
     assert scale("attention", values).low > 0.29
     assert scale("attention", np.zeros((2, 2, 2))).high > 0
+
+
+def test_the_local_strength_is_relative_to_its_mean_where_the_images_show_something() -> None:
+    strength, there = torch.full((1, 1, 4, 4, 6), 0.9), torch.zeros(1, 1, 4, 4, 6, dtype=torch.bool)
+    strength[..., 2:4] = torch.tensor([0.1, 0.3])
+    there[..., 2:4] = True
+    output = NetworkOutput([], [], regularization=strength)
+    own = Grid((6, 4, 4), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+    said = explanation_maps(output, None, own, there)["regularization"]
+    torch.testing.assert_close(said[0, 0, 1, 1], torch.tensor([4.5, 4.5, 0.5, 1.5, 4.5, 4.5]))
+    everywhere = explanation_maps(output, None, own, torch.zeros_like(there))["regularization"]
+    assert float(everywhere.mean()) == pytest.approx(1)
 
 
 def test_maps_are_0_where_neither_image_shows_anything() -> None:

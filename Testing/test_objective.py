@@ -61,6 +61,17 @@ def test_the_local_strength_weighs_the_diffusion_on_every_level_and_has_its_own_
     assert float(gaussian["hyperprior"]) == pytest.approx(0.1 * 0.75**2, rel=1e-5)
 
 
+def test_the_hyperprior_holds_against_the_smoothness_of_every_pass(images):
+    coarse, fine = torch.randn(1, 3, 4, 4, 8), torch.randn(1, 3, 8, 8, 16)
+    strength = torch.full((1, 1, 8, 8, 16), 0.25)
+    once, twice = (
+        objective(output_of(*levels, regularization=strength), images, LossWeights())
+        for levels in ([coarse, fine], [coarse, fine, coarse, fine])
+    )
+    for name in ("diffusion", "hyperprior"):
+        torch.testing.assert_close(twice[name], 2 * once[name])
+
+
 def test_the_force_loss_is_zero_for_forces_along_the_remaining_motion_and_two_against_it():
     coarse, fine = translation(4, 4, 8, by=0.5), translation(8, 8, 16, by=3.0)
     along = [translation(4, 4, 8, by=0.1), translation(8, 8, 16, by=7.0)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.errors import EmptyImageError, MaskError, OptionError, OverlapError, RegistrationWarning
+from DeepRegAttentionLib.engine.geometry import affine_matrix
 from DeepRegAttentionLib.engine.prealign import prealign
 from helpers.images import blob_image
 from helpers.places import real_data
@@ -156,6 +157,31 @@ def distracted() -> tuple[sitk.Image, sitk.Image, sitk.Image, sitk.Image, sitk.T
     masks = [like(image, ball(image, MIDDLE, 24).astype(np.uint8)) for image in (fixed, moving)]
     fixed, moving = like(fixed, values[0]), like(moving, values[1])
     return fixed, carry(moving, truth), masks[0], carry(masks[1], truth), truth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["rigid", "affine"])
+def test_images_that_lie_on_each_other_stay(method: str) -> None:
+    image = blob_image()
+    assert np.array_equal(affine_matrix(prealign(image, image, method)), np.eye(4))
+
+
+@pytest.mark.slow
+def test_noise_alone_moves_nothing() -> None:
+    fixed = sitk.ReadImage(str(min((real_data("hippocampus") / "images").iterdir())), sitk.sitkFloat32)
+    values = sitk.GetArrayFromImage(fixed)
+    noise = 0.02 * np.ptp(values) * np.random.default_rng(1).standard_normal(values.shape)
+    assert np.array_equal(affine_matrix(prealign(fixed, like(fixed, values + noise), "affine")), np.eye(4))
+    moved = sitk.Image(fixed)
+    moved.SetOrigin((np.array(fixed.GetOrigin()) + np.array([0.3, 0.0, 0.0])).tolist())
+    found = affine_matrix(prealign(fixed, moved, "rigid"))
+    np.testing.assert_allclose(
+        found[:3, 3] + found[:3, :3] @ middle_of(fixed) - middle_of(fixed), (0.3, 0, 0), atol=0.05
+    )
+
+
+def middle_of(image: sitk.Image) -> np.ndarray:
+    return np.array(image.TransformContinuousIndexToPhysicalPoint([n / 2 for n in image.GetSize()]))
 
 
 @pytest.mark.slow

@@ -342,6 +342,24 @@ def test_a_draw_depends_on_the_seed_and_its_number_alone(tmp_path: Path) -> None
     assert len({float(first[n]["moving"].sum()) for n in range(8)}) > 4
 
 
+def test_an_equal_pair_lies_on_itself_whatever_else_is_changed(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    augmentation = {
+        "affine": {"probability": 1},
+        "elastic": {"probability": 1},
+        "noise": {"probability": 1, "range": [0.0, 0.05]},
+    }
+    options = tiny(tmp_path, weights={"labels": 1.0}, augmentation=augmentation, data={"cases": "blobs", "equal": 0.5})
+    draws = TrainingDraws(split_pairs(options).training, options, 2, 0)
+    items = [draws[n] for n in range(8)]
+    equal = [item for item in items if torch.equal(item["fixed_labels"], item["moving_labels"])]
+    assert 1 < len(equal) < 7
+    for item in equal:
+        left = (item["fixed"] - item["moving"]).abs()
+        assert 0 < float(left.mean()) < 0.08
+    assert len({float(item["fixed"].sum()) for item in equal}) == len(equal)
+
+
 def test_some_labels_a_step_are_the_same_in_both_maps_and_others_each_time(tmp_path: Path) -> None:
     write_blobs(tmp_path)
     options = tiny(tmp_path, labels_a_step=1, weights={"labels": 1.0})

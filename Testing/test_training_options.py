@@ -84,6 +84,11 @@ def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:
         ("weights: {labels: -1}", "“weights.labels” must be at least 0"),
         ("similarity: lnc", r"one of lncc, mind, mi, mse; “lnc” is not \(did you mean “lncc”"),
         ("hyperprior: betta", r"“hyperprior” must be one of .* \(did you mean “beta”"),
+        (
+            "configuration: {spatially_varying: true}\nweights: {hyperprior: 0}",
+            "“spatially_varying” needs “weights.hyperprior” above 0",
+        ),
+        ("data: {cases: images, equal: 1.5}", "“data.equal” must lie between 0 and 1"),
         ("precision: half", "“precision” must be one of"),
         ("structures: [1, 2]", r"“structures” must hold settings"),
         ("structures: {ear: left}", "“structures.ear” must be a whole number"),

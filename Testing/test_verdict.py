@@ -257,6 +257,9 @@ def test_a_verdict_says_why_and_where() -> None:
     assert judged is not None
     assert judged.sentence == f"{judged.reasons[0]} Right temporal pole may be off by 6 mm; folds: 0.12 %."
     assert "0.71" in judged.reasons[0]
+    unnamed = verdict_of(metrics_with("pass", [], label=7))
+    assert unnamed is not None
+    assert unnamed.sentence == passed.sentence, "a number says less than a direction"
     assert judged.colour == GRADE_COLOURS["review"]
     assert verdict_of({"jacobian": {"fold_percent": 0.0}}) is None
 

@@ -46,8 +46,21 @@ def driving_force(output: Optional[NetworkOutput]) -> Optional[Tensor]:
     return added_up(output.velocities) if output is not None and output.forces else None
 
 
-def explanation_maps(output: Optional[NetworkOutput], force: Optional[Tensor], own: Grid) -> dict[str, Tensor]:
+def explanation_maps(
+    output: Optional[NetworkOutput], force: Optional[Tensor], own: Grid, there: Tensor
+) -> dict[str, Tensor]:
     """What the network can say for itself, ``(1, C, K, J, I)`` on its working grid.
+
+    Parameters
+    ----------
+    output : NetworkOutput, optional
+        What it said, if there is one.
+    force : Tensor, optional
+        As :func:`driving_force` gives it.
+    own : Grid
+        The working grid.
+    there : Tensor
+        ``(1, 1, K, J, I)``, bool: where the images show something. The local strength is relative to its mean there.
 
     Returns
     -------
@@ -61,7 +74,8 @@ def explanation_maps(output: Optional[NetworkOutput], force: Optional[Tensor], o
         tensors["driving_force"] = voxels_to_mm(force, own)
         tensors["driving_force_magnitude"] = tensors["driving_force"].norm(dim=1, keepdim=True)
     if output.regularization is not None:
-        tensors["regularization"] = output.regularization
+        strength = output.regularization
+        tensors["regularization"] = strength / (strength[there] if there.any() else strength).mean()
     return tensors
 
 

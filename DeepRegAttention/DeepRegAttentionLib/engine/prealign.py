@@ -29,6 +29,8 @@ _TRIES = 3
 _START_DEGREES = 24.0
 # An affine between two anatomies that stretches more than this has lost its way.
 _LARGEST_STRETCH = 2.0
+# A transform that gains less than so much is none: a brain that lies 0.15 mm off gains twice as much.
+_NO_BETTER = 0.995
 
 
 def prealign(
@@ -186,9 +188,8 @@ def _align(pair: _Pair, method: str, report: Report) -> sitk.Transform:
     search = _Search(pair, report, affine=method == "affine")
     rigid = search.best_start()
     rigid = search.optimise(rigid, _MEDIUM)
-    if method == "rigid":
-        return search.optimise(rigid, _FINE)
-    return _affine_or_rigid(search, rigid)
+    found = search.optimise(rigid, _FINE) if method == "rigid" else _affine_or_rigid(search, rigid)
+    return found if search.is_worth_it(found) else sitk.AffineTransform(3)
 
 
 def _affine_or_rigid(search: _Search, rigid: _Linear) -> _Linear:
@@ -286,6 +287,15 @@ class _Search:
         method.SetInitialTransform(transform, inPlace=False)
         fixed, moving = self.levels[level]
         return _overlapping(lambda: method.MetricEvaluate(fixed, moving))
+
+    def is_worth_it(self, transform: _Linear) -> bool:
+        """Whether it makes the images more alike than they are: those that lie on each other stay."""
+        try:
+            before = self.cost(sitk.AffineTransform(3), _FINE)
+        except OverlapError:
+            return True
+        # Costs are negative, and the smoothing of interpolation alone may gain a little.
+        return before > _NO_BETTER * self.cost(transform, _FINE)
 
     def optimise(self, start: _Linear, level: float) -> _Linear:
         """A better transform of the same kind as `start`, which stays as it is."""

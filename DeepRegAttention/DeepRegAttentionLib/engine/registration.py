@@ -133,7 +133,8 @@ def _register(
         if options.maps:
             grids = method.grid, Grid.of(fixed)
             maps.update(images_where(error.there, error.maps(), *grids))
-            maps.update(images_where(beside(error.there), explanation_maps(found.output, force, method.grid), *grids))
+            said = explanation_maps(found.output, force, method.grid, error.there)
+            maps.update(images_where(beside(error.there), said, *grids))
             _add_differences(maps, fixed, moving, warped, scales, linear, options.threads)
         result = RegistrationResult(warped, transform, inverse, maps)
         report(0.5)
@@ -144,9 +145,9 @@ def _register(
         result.metrics.update(measures, driving_force=driving_force_statistics(found.output, found.displacement))
         result.metrics["expected_error"] = error_statistics(error, method.grid)
         turned = None if guidance.initial_transform is not None else linear
-        volume, said = object_volume(moving, scales[1]), result.metrics["expected_error"]
+        volume, expected = object_volume(moving, scales[1]), result.metrics["expected_error"]
         made_for = None if method.model is None else method.model.info
-        answer = Answer(pair, found.displacement, method.grid, turned, volume, said, made_for)
+        answer = Answer(pair, found.displacement, method.grid, turned, volume, expected, made_for)
         result.metrics["verdict"] = verdict(answer, method.model)
 
     result.metrics.update(_provenance(options, method, found), seconds=dict(clock.seconds))

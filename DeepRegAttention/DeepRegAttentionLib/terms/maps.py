@@ -128,7 +128,8 @@ MAPS: dict[str, Map] = {
             "",
             "cividis",
             Rule.ROBUST,
-            "Local strength of the smoothness: high holds tissue together, low lets it deform or slide.",
+            "Local strength of the smoothness, relative to its mean where the images show something: above 1 holds "
+            "tissue together, below 1 lets it deform or slide.",
         ),
         Map(
             "difference_before",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
-from .measures import EVIDENCE, structure_name
+from .measures import EVIDENCE
 from .palettes import GRADE_COLOURS
 from .translation import translator
 
@@ -61,7 +61,7 @@ def verdict_of(metrics: Mapping[str, Any], names: Names = _NO_NAMES) -> Optional
     metrics : mapping
         Of ``RegistrationResult.metrics`` or ``metrics.json``.
     names : mapping of int to str, optional
-        Of the structures in the fixed label map, in which places are told where there are any.
+        Of the structures in the fixed label map; places outside of those are told by their direction.
     """
     found = metrics.get("verdict")
     if not found:
@@ -117,13 +117,13 @@ def worst_places(metrics: Mapping[str, Any], names: Names = _NO_NAMES) -> list[P
 
 
 def _place(found: Mapping[str, Any], frame: Optional[Mapping[str, Any]], names: Names, confidence: float) -> Place:
-    label, point = found.get("label"), found["point_lps_mm"]
-    if label:
-        where = structure_name(int(label), names)
+    structure, point = names.get(found.get("label", 0)), found["point_lps_mm"]
+    if structure:
+        where = structure
     else:
         where = direction_text(point, frame["centre_lps_mm"], frame["half_extent_mm"]) if frame else _("worst place")
     expected, bound = float(found["expected_mm"]), float(found["bound_mm"])
-    said = _("{where} may be off by {expected} mm") if label else _("The {where} may be off by {expected} mm")
+    said = _("{where} may be off by {expected} mm") if structure else _("The {where} may be off by {expected} mm")
     text = said.format(where=where, expected=_length(expected))
     bounded = _("bound {bound} mm at {percent} %").format(bound=_length(bound), percent=f"{100 * confidence:.0f}")
     return Place(point, expected, bound, where, text, bounded)
@@ -171,7 +171,8 @@ def _sentences() -> dict[str, str]:
         "rotation_deg": _("The images were turned by {value}° to each other, usually {usual}°."),
         "stretch": _("The linear alignment stretched by a factor of {value}, usually {usual}."),
         "handedness": _(
-            "Left and right may be exchanged: mirroring costs {value} in local correlation, usually {usual}."
+            "Left and right may be exchanged: the moving image fits better as it is than mirrored by {value} in local "
+            "correlation, usually by {usual}."
         ),
         "moved_percent": _("Parts had to move by {value} % of the object’s size, usually by {usual} %."),
         "size": _("The model was made for objects of another size: {value} times along one axis, usually {usual}."),

@@ -93,14 +93,21 @@ class Change:
         As :func:`~.augmentation.intensity_changes` returns it.
     random : numpy.random.Generator
         Decides what does.
+    still : bool
+        Whether both images change their pose and shape alike, so that nothing moves between them.
     """
 
     def __init__(
-        self, augmentation: Augmentation, intensities: Callable[[Tensor, int], Tensor], random: np.random.Generator
+        self,
+        augmentation: Augmentation,
+        intensities: Callable[[Tensor, int], Tensor],
+        random: np.random.Generator,
+        still: bool = False,
     ) -> None:
         self.augmentation = augmentation
         self.intensities = intensities
         self.random = random
+        self.still = still
         flip = augmentation.flip
         self.mirrored = flip is not None and random.random() < flip.probability
 
@@ -109,7 +116,8 @@ class Change:
         side = linear(mirror(grid) if self.mirrored else sitk.Transform(3, sitk.sitkIdentity))
         poses = [linear(random_pose(grid, self.augmentation.affine, self.random)) for _ in range(2)]
         shapes = [random_deformation(grid, self.augmentation.elastic, self.random) for _ in range(2)]
-        return [chained([pose, side, shape]) for pose, shape in zip(poses, shapes)]
+        motions = [chained([pose, side, shape]) for pose, shape in zip(poses, shapes)]
+        return motions[:1] * 2 if self.still else motions
 
     def finish(self, item: Item) -> Item:
         """Change the intensities, and the labels' sides if the images are mirrored."""
@@ -286,7 +294,11 @@ class TrainingDraws(Dataset[Item]):
         pair = self.pairs[random.integers(len(self.pairs))]
         spacing = self.options.start_spacing if n < self.start_draws else self.options.spacing
         assert spacing is not None  # with cases there is one, see TrainingOptions
-        change = Change(self.options.augmentation, self.intensities, random)
+        equal = self.options.data.equal
+        still = equal > 0 and bool(random.random() < equal)
+        if still:
+            pair = (pair[0], pair[0])
+        change = Change(self.options.augmentation, self.intensities, random, still)
         item = self.reader.read(pair, spacing, self.labels, self.landmarks, change)
         count = self.options.labels_a_step
         return item if count is None or not self.labels else some_labels(item, count, random)

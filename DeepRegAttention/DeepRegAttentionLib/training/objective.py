@@ -45,7 +45,9 @@ def objective(
     if output.forces:
         terms["force"] = weights.force * driving_force_loss(output)
     if output.regularization is not None:
-        terms["hyperprior"] = weights.hyperprior * HYPERPRIORS[hyperprior](output.regularization)
+        # The smoothness of every pass pulls at the strength.
+        weight = weights.hyperprior * _passes(output)
+        terms["hyperprior"] = weight * HYPERPRIORS[hyperprior](output.regularization)
         terms["strength"] = weights.strength * strength_smoothness(output.regularization)
     if weights.landmarks and "fixed_landmarks" in batch:
         terms["landmarks"] = weights.landmarks * landmark_error(output.displacement, batch)
@@ -71,6 +73,11 @@ def _pyramid_terms(output: NetworkOutput, batch: Batch, weights: LossWeights, si
         }
         total = {name: total.get(name, 0) + term / factor for name, term in terms.items()}
     return total
+
+
+def _passes(output: NetworkOutput) -> int:
+    """In how many passes the answer was found: each ends on the finest level."""
+    return sum(displacement.shape == output.displacement.shape for displacement in output.displacements)
 
 
 def _factor(displacement: Tensor, image: Tensor) -> int:

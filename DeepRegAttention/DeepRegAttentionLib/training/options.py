@@ -13,11 +13,11 @@ import yaml
 from ..dataset import PAIRINGS
 from ..engine.errors import OptionError, UnreadableFileError, suggestion
 from ..engine.intensity import IntensityRecipe
-from ..engine.networks import NETWORKS
+from ..engine.networks import NETWORKS, SPATIALLY_VARYING
 from ..engine.options import PRECISIONS
 from ..engine.regularization import HYPERPRIORS
 from ..engine.similarity import SIMILARITY_LOSSES
-from .augmentation import Augmentation
+from .augmentation import Augmentation, require_probability
 from .synthetic import SyntheticOptions
 from .typed_values import build
 
@@ -37,7 +37,7 @@ class LossWeights:
     force : float
         Of the agreement between driving force and remaining motion.
     hyperprior : float
-        Against a vanishing local strength: a - 1 of the Beta, 1 / (2 s^2) of the Gaussian hyperprior.
+        Against a vanishing local strength: a - 1 of the Beta, 1 / (2 s^2) of the Gaussian hyperprior, for each pass.
     strength : float
         Of the squared gradient of the local strength.
     landmarks : float
@@ -102,6 +102,9 @@ class DataOptions:
         Name of the case that is fixed in every pair, with ``to-atlas``.
     validation_pairs : int, optional
         At most so many of the validation cases' pairs are judged, always the same ones.
+    equal : float
+        Share of the draws in which a case is registered to itself, so that noise and contrast alone differ: what the
+        network learns to leave where it is.
     synthetic : SyntheticOptions, optional
         Train on synthetic pairs instead; without cases under ``validation`` such pairs judge, too.
     """
@@ -111,6 +114,7 @@ class DataOptions:
     pairs: str = "all"
     atlas: Optional[str] = None
     validation_pairs: Optional[int] = None
+    equal: float = 0.0
     synthetic: Optional[SyntheticOptions] = None
 
     def __post_init__(self) -> None:
@@ -119,6 +123,7 @@ class DataOptions:
         _require_choice("data.pairs", self.pairs, PAIRINGS)
         _require((self.atlas is not None) == (self.pairs == "to-atlas"), "data.atlas", _ATLAS, self.atlas)
         _require_count("data.validation_pairs", self.validation_pairs, 1)
+        require_probability("data.equal", self.equal)
 
 
 _ATLAS = "the name of a case with “pairs: to-atlas”, and absent without it"
@@ -221,6 +226,10 @@ class TrainingOptions:
             raise OptionError("“spacing”, the working grid in mm, is missing; only random shapes have none.")
         if self.start_steps and self.start_spacing is None:
             raise OptionError("“start_steps” needs “start_spacing”, the grid of these steps in mm.")
+        if self.configuration.get(SPATIALLY_VARYING) is True and not self.weights.hyperprior:
+            raise OptionError(
+                "“spatially_varying” needs “weights.hyperprior” above 0: no strength at all would be best."
+            )
         flip = self.augmentation.flip
         if flip is not None and flip.swap_labels is None and self.weights.labels:
             raise OptionError(
