@@ -88,7 +88,7 @@ def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:
             "configuration: {spatially_varying: true}\nweights: {hyperprior: 0}",
             "“spatially_varying” needs “weights.hyperprior” above 0",
         ),
-        ("data: {cases: images, equal: 1.5}", "“data.equal” must lie between 0 and 1"),
+        ("data: {cases: images, equal: 1.5}", "data.equal must lie between 0 and 1"),
         ("precision: half", "“precision” must be one of"),
         ("structures: [1, 2]", r"“structures” must hold settings"),
         ("structures: {ear: left}", "“structures.ear” must be a whole number"),
