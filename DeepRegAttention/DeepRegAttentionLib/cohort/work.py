@@ -93,6 +93,7 @@ def kept(pair: Pair, study: Study) -> Outcome:
 def _register(pair: Pair, settings: Settings, folder: Path, threads: int) -> dict[str, Any]:
     from ..case import read_case, register_case
     from ..engine.hardware import memory_errors
+    from ..report.glance import write_glance
 
     options = replace(settings.options, threads=threads)
     with warnings.catch_warnings(), memory_errors():
@@ -100,6 +101,7 @@ def _register(pair: Pair, settings: Settings, folder: Path, threads: int) -> dic
         case = read_case(pair.inputs.to_dict(), options)
         result = register_case(case, options)
         result.save(folder, settings.extension, displacement=settings.displacement)
+        write_glance(result, case.fixed, folder)
         if settings.report:
             from ..report.page import write_report
 
