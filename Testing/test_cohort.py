@@ -12,6 +12,7 @@ from DeepRegAttentionLib.cohort import cluster
 from DeepRegAttentionLib.cohort.bids import find_bids_images
 from DeepRegAttentionLib.cohort.cluster import Where, share_out
 from DeepRegAttentionLib.cohort.ledger import ABOUT, Ledger
+from DeepRegAttentionLib.cohort.marks import Mark
 from DeepRegAttentionLib.cohort.pairs import Pair, Settings, folder_name, with_unique_names
 from DeepRegAttentionLib.cohort.plan import all_pairs, find_atlas, to_atlas, within_groups
 from DeepRegAttentionLib.cohort.provenance import how, made_of, what_changed
@@ -163,8 +164,9 @@ def test_the_table_grows_by_rows_and_columns_and_ends_in_order(tmp_path):
     ledger.publish()
     ledger.append({"name": "a", "sentence": 'with “,” and\n"lines"', "tre": 2.0})
     assert [row["name"] for row in rows_of(table)] == ["b", "a"]
-    ledger.finish(["a", "b"])
+    ledger.finish(["a", "b"], {"b": Mark("bad", "twisted, “odd”")})
     first, second = rows_of(table)
+    assert (first["mark"], second["mark"], second["comment"]) == ("", "bad", "twisted, “odd”")
     assert list(first) == [*ABOUT, "dice", "tre"]
     assert (first["sentence"], first["tre"], first["dice"]) == ('with “,” and\n"lines"', "2", "")
     assert (second["name"], second["dice"]) == ("b", "0.123457")

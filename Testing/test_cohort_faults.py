@@ -64,7 +64,7 @@ def require_true_and_tidy(around: Path, done: set[str], others: dict[str, str]) 
     assert all(row["similarity_ncc_after"] for row in rows.values() if row["state"] == "done")
     assert all(row["sentence"] for name, row in rows.items() if name in others)
     study = around / "study"
-    assert {path.name for path in study.iterdir()} == {"cohort.csv", "pairs"}
+    assert {path.name for path in study.iterdir()} == {"cohort.csv", "index.html", "pairs"}
     assert {path.name for path in (study / "pairs").iterdir()} == done
     for name in done:
         folder = study / "pairs" / name

@@ -7,7 +7,8 @@ import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.result import RegistrationResult
-from DeepRegAttentionLib.report.glance import FILE, GAP, PANELS, SIDE, glance, plane_of, write_glance
+from DeepRegAttentionLib.engine.result_folder import GLANCE_FILE
+from DeepRegAttentionLib.report.glance import GAP, PANELS, SIDE, glance, plane_of, write_glance
 from helpers.images import blob_image, rotation
 from PIL import Image
 
@@ -102,6 +103,6 @@ def test_images_that_show_nothing_make_a_picture_too(size, value):
 def test_the_file_is_small(tmp_path, make_image):
     image = make_image()
     write_glance(result_of(image), image, tmp_path)
-    assert 1_000 < (tmp_path / FILE).stat().st_size < 30_000
-    with Image.open(tmp_path / FILE) as picture:
+    assert 1_000 < (tmp_path / GLANCE_FILE).stat().st_size < 30_000
+    with Image.open(tmp_path / GLANCE_FILE) as picture:
         panels(picture)

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "cli": {"engine", "training", "dataset", "dirlab", "report", "case", "cohort", "terms", "viewer"},
     "scene": {"engine", "jobs", "terms"},
     "panel": {"engine", "scene", "jobs", "terms"},
-    "viewer": {"engine", "scene", "jobs", "terms"},
+    # Of a study of many pairs: its files, and what people say of them.
+    "viewer": {"engine", "scene", "jobs", "terms", "cohort"},
 }
 SLICER = {"slicer", "vtk", "vtkmodules", "mrml", "ScriptedLoadableModule"}
 QT = {"qt", "ctk", "PythonQt", "PySide2", "PySide6", "PyQt5", "PyQt6"}

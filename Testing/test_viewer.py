@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -18,58 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.places import MODULE, real_data
+from helpers.browser import CHROMIUM, FLAGS, Server, require_browser
+from helpers.places import real_data
 from PIL import Image
 
-pytest.importorskip("trame_slicer", reason="the viewer is not installed (extra “viewer”)")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra “test”)")
-
-CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
-if CHROMIUM is None:
-    pytest.skip("there is no chromium", allow_module_level=True)
+require_browser()
+playwright = pytest.importorskip("playwright.sync_api")
 
 pytestmark = pytest.mark.slow
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]  # fmt: skip
 FIXED, MOVING = "hippocampus_001.nii.gz", "hippocampus_003.nii.gz"
 START_MS, WAIT_MS, REGISTER_MS = 120_000, 45_000, 240_000
 UPLOAD_MIB = 4
-
-
-class Server:
-    """``deepreg-attention view`` as a process."""
-
-    def __init__(self, log: Path, *arguments: str) -> None:
-        module = MODULE
-        temporary = log.parent / f"{log.stem}-temporary"
-        temporary.mkdir()
-        self.temporary = temporary
-        environment = {**os.environ, "PYTHONPATH": str(module), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary),
-                       "OMP_WAIT_POLICY": "passive", "COLUMNS": "1000"}  # fmt: skip
-        command = [sys.executable, "-c", "from DeepRegAttentionLib.cli import main; main()", "view", *arguments]
-        self._errors = log.open("wb")
-        self.process = subprocess.Popen(
-            [*command, "--no-browser"],
-            env=environment,
-            stdout=-1,
-            stderr=self._errors,
-            text=True,
-            # A suite that was started in the background ignores the signal, and hands that on.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, log.read_text()
-        self.url = found.group()
-
-    def sessions(self) -> list[Path]:
-        return sorted(self.temporary.glob("deepreg-view-*"))
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(30)
-        self._errors.close()
 
 
 @pytest.fixture(scope="module")

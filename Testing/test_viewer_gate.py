@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ pytest.importorskip("trame_slicer", reason="the viewer is not installed (extra â
 aiohttp = pytest.importorskip("aiohttp")
 
 from DeepRegAttentionLib.cli import app  # noqa: E402
-from DeepRegAttentionLib.engine.errors import OutputError  # noqa: E402
+from DeepRegAttentionLib.engine.errors import OutputError, UnreadableFileError  # noqa: E402
 from DeepRegAttentionLib.viewer import pool as pool_module  # noqa: E402
 from DeepRegAttentionLib.viewer.access import Access  # noqa: E402
 from DeepRegAttentionLib.viewer.gate import Gate, Service  # noqa: E402
@@ -249,6 +250,92 @@ def test_sessions_end_with_the_front_process(own_temporary_folder: Path) -> None
         raise AssertionError("the session outlived the front process")
 
     asyncio.run(check())
+
+
+# A study of many pairs
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Two pairs with results, one of them a link that leads out, and one without; something private beside them."""
+    study = tmp_path / "study"
+    (study / "pairs" / "b_to_a").mkdir(parents=True)
+    (study / "pairs" / "b_to_a" / "glance.jpg").write_bytes(b"picture")
+    (study / "pairs" / "b_to_a" / "metrics.json").write_text("{}")
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "glance.jpg").write_bytes(b"private")
+    (study / "glance.jpg").write_bytes(b"private")
+    (study / "pairs" / "link").symlink_to(private)
+    (study / "cohort.csv").write_text("name,state\nb_to_a,done\nc_to_a,failed\nlink,done\n")
+    (study / "index.html").write_text("the wall")
+    return study
+
+
+def test_a_study_is_shown_with_its_pictures_and_nothing_else_of_the_disk(study: Path) -> None:
+    async def check(gate: Gate, address: str, browser: aiohttp.ClientSession) -> None:
+        base = address.split("?")[0] + "study/"
+        async with browser.get(base, allow_redirects=False) as answer:
+            assert answer.status == 403
+        async with browser.get(address) as answer:
+            assert str(answer.url) == base
+            assert await answer.text() == "the wall"
+            assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        async with browser.get(f"{base}pairs/b_to_a/glance.jpg") as answer:
+            assert (await answer.read(), answer.headers["Content-Type"]) == (b"picture", "image/jpeg")
+        for path in ("pairs/c_to_a/glance.jpg", "pairs/link/glance.jpg", "pairs/%2e%2e/glance.jpg",
+                     "pairs/..%2f/glance.jpg", "pairs/b_to_a%2f../glance.jpg", "pairs/b_to_a/metrics.json",
+                     "pairs/..%2f..%2fprivate/glance.jpg", "cohort.csv", "open/link", "open/c_to_a", "open/..%2f..",
+                     "open/%2Fetc"):  # fmt: skip
+            async with browser.get(base + path) as answer:
+                assert answer.status == 404, path
+        assert gate._pool.count == 0
+
+    visit(check, study=study)
+
+
+def test_marks_are_saved_for_pairs_of_the_study_and_from_its_page_alone(study: Path) -> None:
+    async def check(gate: Gate, address: str, browser: aiohttp.ClientSession) -> None:
+        base = address.split("?")[0] + "study/"
+        await browser.get(address)
+
+        async def say(name: str, content: Any, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
+            async with browser.post(f"{base}marks/{name}", json=content, headers=headers) as answer:
+                return answer.status, await answer.json() if answer.content_type == "application/json" else {}
+
+        own = origin(address)
+        said = await say("b_to_a", {"mark": "bad", "comment": " two\nlines \0"}, own)
+        assert said == (200, {"mark": "bad", "comment": "two lines"})
+        assert (await say("c_to_a", {"comment": "no result"}, own))[0] == 200
+        for stranger in ({}, {"Origin": "http://example.org"}, {"Origin": "null"}):
+            assert (await say("b_to_a", {"mark": "good"}, stranger))[0] == 403
+        for name in ("nobody", "..%2f..", "%2Fetc%2Fpasswd"):
+            assert (await say(name, {"mark": "good"}, own))[0] == 404
+        for content in ({"mark": "great"}, {"mark": 3}, [], "good", {"comment": "x" * 3000}):
+            status, answer = await say("b_to_a", content, own)
+            assert status == 400
+            assert answer["error"].endswith(".")
+        async with browser.post(f"{base}marks/b_to_a", data=b"{", headers=own) as answer:
+            assert answer.status == 400
+        async with browser.get(f"{base}marks") as answer:
+            assert await answer.json() == {
+                "b_to_a": {"mark": "bad", "comment": "two lines"},
+                "c_to_a": {"mark": "", "comment": "no result"},
+            }
+        assert not list(study.glob(".*"))
+
+    visit(check, study=study)
+
+
+def test_a_result_of_a_study_brings_the_images_that_it_was_made_of(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "fixed.nii.gz").touch()
+    result = study / "pairs" / "b_to_a"
+    result.joinpath("metrics.json").write_text(json.dumps({"inputs": {"fixed": str(tmp_path / "fixed.nii.gz")}}))
+    task = Service(Access(), study=study).showing(result).for_session()
+    assert task["result"] == str(result)
+    assert (task["folders"], task["files"]) == ([str(result)], [str(tmp_path / "fixed.nii.gz")])
+    with pytest.raises(UnreadableFileError, match="holds no result"):
+        Service(Access(), study=study).showing(study / "pairs")
 
 
 def test_an_address_that_is_taken_is_said_in_one_sentence() -> None:

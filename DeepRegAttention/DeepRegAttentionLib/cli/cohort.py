@@ -97,11 +97,14 @@ def cohort(
 ) -> None:
     """Register many pairs, several at a time; write a result folder for each and one table (needs the extra “cohort”).
 
+    The page index.html shows all of them; “deepreg-attention view STUDY” opens each with one click and saves marks.
+
     What is complete is never done twice: start the same command again to go on, or to add what has changed.
     """
     from ..cohort.cluster import Where, require_dask
     from ..cohort.pairs import Settings
-    from ..cohort.run import TABLE, Cohort
+    from ..cohort.run import Cohort
+    from ..cohort.study import TABLE, WALL
     from .settings import file_extension, read_options
 
     require_dask()
@@ -113,7 +116,8 @@ def cohort(
     for outcome in counted:
         if outcome.sentence:
             say(outcome.pair.name, outcome.sentence, "yellow")
-    say("table", str((output / TABLE).resolve()), "bold", results)
+    for name, file in (("table", TABLE), ("page", WALL)):
+        say(name, str((output / file).resolve()), "bold", results)
 
 
 def planned(

@@ -7,13 +7,15 @@ import ipaddress
 import os
 import sys
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from ..engine.errors import OptionError
+from ..engine.errors import OptionError, OutputError
 from .console import ReadableErrors, messages, results, say
 
 _NEEDED = ("aiohttp", "slicer", "trame", "trame_slicer")
@@ -23,7 +25,7 @@ _SECURITY = "Security"
 @ReadableErrors()
 def view(
     folder: Annotated[
-        Optional[Path], typer.Argument(metavar="[DIR]", help="Result folder to show; without it, start by choosing.")
+        Optional[Path], typer.Argument(metavar="[DIR]", help="Result or study to show; without it, start by choosing.")
     ] = None,
     allow: Annotated[
         Optional[list[Path]],
@@ -51,15 +53,20 @@ def view(
     ] = 5.0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Whether to open the browser.")] = True,
 ) -> None:
-    """Show a result in the browser, or register there: choose two images, press Register, inspect."""
+    """Show a result, or all pairs of a study, in the browser, or register there.
+
+    Of a study the pairs that need looking at come first; a click opens one, and what you mark is saved.
+    """
     _require_libraries()
     from ..viewer.access import Access
     from ..viewer.gate import Service, serve
 
-    result = folder.resolve() if folder else None
     folders = _allowed(allow, host)
-    access = Access.to([*folders, *([result] if result else [])], _recorded(result))
-    service = Service(access, result, host, port, sessions, upload_limit, 60 * leave)
+    shown = folder.resolve() if folder else None
+    study = shown if shown and is_study(shown) else None
+    service = Service(Access.to(folders), None, study, host, port, sessions, upload_limit, 60 * leave)
+    if shown and not study:
+        service = service.showing(shown)
 
     def announce(address: str) -> None:
         say("viewer", address, "bold", results)
@@ -69,7 +76,8 @@ def view(
         if browser and _has_browser(host):
             webbrowser.open(address)
 
-    asyncio.run(serve(service, announce))
+    with in_step(study) if study else nullcontext():
+        asyncio.run(serve(service, announce))
 
 
 def _require_libraries() -> None:
@@ -81,11 +89,32 @@ def _require_libraries() -> None:
         )
 
 
-def _recorded(folder: Optional[Path]) -> list[Path]:
-    """The images that a result was made of: whoever names the result here may see them, too."""
-    from ..engine.result_folder import read_metrics, recorded_inputs
+def is_study(folder: Path) -> bool:
+    """Whether a folder is a study of many pairs."""
+    from ..cohort.study import TABLE
 
-    return list(recorded_inputs(read_metrics(folder)).values()) if folder is not None else []
+    return (folder / TABLE).is_file()
+
+
+@contextmanager
+def in_step(study: Path) -> Iterator[None]:
+    """Have page and table of a study say what its marks do, before and after the block.
+
+    A study that can only be read is shown as it is.
+    """
+    from ..cohort.study import WALL
+    from ..cohort.wall import settle_marks
+
+    try:
+        settle_marks(study)
+    except OutputError:
+        if not (study / WALL).is_file():
+            raise
+    try:
+        yield
+    finally:
+        with suppress(OutputError):
+            settle_marks(study)
 
 
 def _allowed(folders: Optional[list[Path]], host: str) -> list[Path]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -188,11 +190,44 @@ def _client(cluster: Any) -> Client:
 
 @contextmanager
 def _own(where: Where, plan: Plan, options: RegistrationOptions, pairs: Sequence[Pair], scratch: Path) -> Iterator[Any]:
-    cluster = _jobs(where, plan, options, pairs) if where.batch_system else _local(plan, scratch)
-    with cluster:
+    with ExitStack() as at_the_end:
+        with _uninterrupted():
+            made = _jobs(where, plan, options, pairs) if where.batch_system else _local(plan, scratch)
+            cluster = at_the_end.enter_context(made)
         if where.batch_system:
             cluster.scale(jobs=plan.workers)
+        else:
+            at_the_end.callback(lambda: cluster.sync(_kill, list(cluster.workers.values())))
         yield cluster
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl+C waits for the end of the block, and is nothing to threads and processes that are started in it.
+
+    A terminal sends it to all of them; a cluster that is half there, or workers that are started anew because they
+    heard it, take long to end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+async def _kill(nannies: Sequence[Any]) -> None:
+    """End workers of this computer at once: what is complete is on the disk, and nobody waits for the rest."""
+    ends = [asyncio.ensure_future(nanny.close()) for nanny in nannies]
+    # From here on they start no worker anew.
+    await asyncio.sleep(0)
+    for nanny in nannies:
+        with suppress(ProcessLookupError):
+            if nanny.pid:
+                os.kill(nanny.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    await asyncio.gather(*ends, return_exceptions=True)
 
 
 def _local(plan: Plan, scratch: Path) -> Any:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Optional, TextIO, Union
 
 from ..engine.errors import OutputError
+from .marks import COLUMNS, NO_MARK, Mark
 
 Cell = Union[str, float]
 Row = dict[str, str]
 Order = Callable[[Iterable[Row]], Iterable[Row]]
 
-ABOUT = ("name", "group", "state", "verdict", "sentence", "fixed", "moving", "folder", "model")
+ABOUT = ("name", "group", "state", "verdict", "sentence", *COLUMNS, "fixed", "moving", "folder", "model")
 """The first columns; measures follow."""
 
 
@@ -45,7 +46,7 @@ class Ledger:
         self._at = self._draft
         self._file: Optional[TextIO] = None
         with self._writable():
-            self._file = self._draft.open("w", newline="", encoding="utf-8")
+            self._file = self._draft.open("w", newline="", encoding="utf-8", errors="surrogateescape")
             csv.writer(self._file).writerow(self._columns)
             self._file.flush()
 
@@ -71,10 +72,10 @@ class Ledger:
             self._draft.replace(self._path)
         self._at = self._path
 
-    def finish(self, names: Sequence[str]) -> None:
-        """Put the rows into the order of these names."""
+    def finish(self, names: Sequence[str], marks: Mapping[str, Mark]) -> None:
+        """Put the rows into the order of these names, with what people said of the pairs by now."""
         place = {name: number for number, name in enumerate(names)}
-        self._rewrite(lambda rows: sorted(rows, key=lambda row: place.get(row["name"], len(place))))
+        self._rewrite(lambda rows: sorted(marked(rows, marks), key=lambda row: place.get(row["name"], len(place))))
         self.close()
 
     def close(self) -> None:
@@ -87,16 +88,16 @@ class Ledger:
         self.close()
         new = self._draft.with_suffix(".new")
         with self._writable():
-            with self._at.open(newline="", encoding="utf-8") as old:
+            with self._at.open(newline="", encoding="utf-8", errors="surrogateescape") as old:
                 _copy(csv.DictReader(old), new, self._columns, order)
             new.replace(self._at)
-            self._file = self._at.open("a", newline="", encoding="utf-8")
+            self._file = self._at.open("a", newline="", encoding="utf-8", errors="surrogateescape")
 
     def _reopen(self, size: int) -> None:
         with suppress(OSError):
             self.close()
         os.truncate(self._at, size)
-        self._file = self._at.open("a", newline="", encoding="utf-8")
+        self._file = self._at.open("a", newline="", encoding="utf-8", errors="surrogateescape")
 
     def _writable(self) -> _Writable:
         return _Writable(self)
@@ -119,8 +120,30 @@ class _Writable:
             raise self._ledger._cannot_be_written(error) from error
 
 
+def mark_table(path: Path, marks: Mapping[str, Mark]) -> None:
+    """Have a table, to which nobody is adding, say what people said of the pairs; it is replaced in one step.
+
+    Raises OutputError if it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as old:
+            reader = csv.DictReader(old)
+            columns = dict.fromkeys([*(reader.fieldnames or ABOUT), *COLUMNS])
+            _copy(reader, new, list(columns), lambda rows: marked(rows, marks))
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise OutputError(f"The table {path} cannot be written: {(error.strerror or str(error)).lower()}.") from error
+
+
+def marked(rows: Iterable[Row], marks: Mapping[str, Mark]) -> Iterator[Row]:
+    """Rows of the table with what people said of their pairs."""
+    return ({**row, **marks.get(row["name"], NO_MARK).cells} for row in rows)
+
+
 def _copy(rows: Iterable[Row], path: Path, columns: Sequence[str], order: Order) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(order(rows))

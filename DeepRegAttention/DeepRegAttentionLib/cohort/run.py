@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -14,9 +14,11 @@ from ..terms.measures import values_by_column
 from .cluster import ClusterError, Plan, Where, connected
 from .ledger import Cell, Ledger
 from .lock import Lock, StudyInUseError
+from .marks import NO_MARK, Mark, read_marks
 from .pairs import Pair, Settings
 from .provenance import how, what_changed
-from .study import Study
+from .study import TABLE, Study
+from .wall import Wall
 from .work import FAILED, KEPT, SET_ASIDE, Outcome, kept, register_pair
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     Promise = Future[Outcome]
 
-TABLE = "cohort.csv"
 # Pairs that the scheduler holds for each worker, beside the one that it works on.
 _AHEAD = 2
 
@@ -66,6 +67,8 @@ class Cohort:
             Another command works on the study.
         OutputError
             The study cannot be written, or the disk is full.
+        UnreadableFileError
+            What people said of its pairs, ``marks.csv``, cannot be read.
         ModelError
             The model is unknown or damaged.
         OptionError
@@ -76,26 +79,31 @@ class Cohort:
         made_how = how(self.settings)
         require_writable(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with Lock(self.folder) as lock:
+        with Lock(self.folder) as lock, ExitStack() as at_the_end:
             study = Study(self.folder, lock.token)
             study.prepare()
+            at_the_end.callback(study.tidy)
             ledger = Ledger(self.folder / TABLE, study.partial)
-            try:
-                yield from self._all(study, ledger, lock, made_how)
-            finally:
-                ledger.finish([pair.name for pair in self.pairs])
-                study.tidy()
+            wall = Wall(self.folder, len(self.pairs))
+            at_the_end.callback(wall.write)
+            names = [pair.name for pair in self.pairs]
+            at_the_end.callback(lambda: ledger.finish(names, read_marks(self.folder)))
+            yield from self._all(study, ledger, wall, lock, made_how)
 
-    def _all(self, study: Study, ledger: Ledger, lock: Lock, made_how: Mapping[str, Any]) -> Iterator[Outcome]:
+    def _all(
+        self, study: Study, ledger: Ledger, wall: Wall, lock: Lock, made_how: Mapping[str, Any]
+    ) -> Iterator[Outcome]:
         missing: list[Pair] = []
+        marks = read_marks(self.folder)
         for pair in self.pairs:
             if _is_current(pair, study, made_how):
                 outcome = kept(pair, study)
-                ledger.append(row_of(outcome))
+                ledger.append(row_of(outcome, marks.get(pair.name, NO_MARK)))
                 yield outcome
             else:
                 missing.append(pair)
         ledger.publish()
+        wall.write()
         if not missing:
             return
         with connected(self.where, missing, self.settings.options, study.partial) as (client, plan):
@@ -103,7 +111,8 @@ class Cohort:
             with closing(spread.outcomes(missing)) as outcomes:
                 for outcome in outcomes:
                     lock.require()
-                    ledger.append(row_of(outcome))
+                    ledger.append(row_of(outcome, marks.get(outcome.pair.name, NO_MARK)))
+                    wall.keep_up()
                     yield outcome
                     if outcome.full:
                         raise OutputError(f"The disk of {self.folder} is full; make room and start the command again.")
@@ -174,7 +183,7 @@ def _outcome(future: Promise, pair: Pair) -> Outcome:
     return Outcome(pair, FAILED, sentence=f"Unexpected {type(error).__name__}: {error}.")
 
 
-def row_of(outcome: Outcome) -> dict[str, Cell]:
+def row_of(outcome: Outcome, mark: Mark = NO_MARK) -> dict[str, Cell]:
     """The row of a pair in the table."""
     from ..terms.verdict import verdict_of
 
@@ -186,6 +195,7 @@ def row_of(outcome: Outcome) -> dict[str, Cell]:
         "state": "done" if outcome.state == KEPT else outcome.state,
         "verdict": outcome.verdict,
         "sentence": outcome.sentence or (judged.sentence if judged else ""),
+        **mark.cells,
         "fixed": pair.inputs.fixed or "",
         "moving": pair.inputs.moving or "",
         "folder": f"pairs/{pair.name}" if outcome.folder else "",

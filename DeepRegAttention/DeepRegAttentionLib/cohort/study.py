@@ -3,7 +3,7 @@
 ``pairs/NAME`` holds what ``register`` would have written, and ``pair.json``: what it was made of, and its files. A
 worker writes into ``.partial/TOKEN/NAME.N``, of the owner's token and the attempt, and renames that when it is
 complete. So whatever happens, a folder in ``pairs`` is whole, and what lies in ``.partial`` is nobody's once its owner
-is gone.
+is gone. Beside ``pairs`` lie the table of all measures, a page that shows them, and what people said of the pairs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Optional
 from ..engine.errors import OutputError
 from .lock import StudyInUseError, owner_of
 
+TABLE, WALL = "cohort.csv", "index.html"
 PAIRS, PARTIAL, RECORD = "pairs", ".partial", "pair.json"
 ATTEMPTS = 3
 """A pair whose worker died so often is set aside."""

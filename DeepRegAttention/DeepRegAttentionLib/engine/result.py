@@ -20,7 +20,7 @@ from .clock import Report, share
 from .errors import OutputError
 from .images import write_complete
 from .parallel import Threads
-from .result_folder import METRICS_FILE
+from .result_folder import GLANCE_FILE, METRICS_FILE
 
 MAP_NAMES = (
     "expected_error",
@@ -217,7 +217,7 @@ def _remove_result(folder: Path) -> None:
     for name in names:
         for extension in EXTENSIONS:
             (folder / f"{name}{extension}").unlink(missing_ok=True)
-    for name in ("transform.h5", "inverse_transform.h5", METRICS_FILE, "report.html"):
+    for name in ("transform.h5", "inverse_transform.h5", METRICS_FILE, "report.html", GLANCE_FILE):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -12,6 +12,9 @@ from .errors import UnreadableFileError
 METRICS_FILE = "metrics.json"
 """Every number, option, model hash and version of a result; a folder without it holds none."""
 
+GLANCE_FILE = "glance.jpg"
+"""A small picture of it, which those of a cohort have."""
+
 
 def read_metrics(folder: Union[str, Path]) -> dict[str, Any]:
     """The metrics that were written with a result.

@@ -15,11 +15,9 @@ from PIL import Image, ImageDraw
 
 from ..engine.geometry import Grid
 from ..engine.result import RegistrationResult
+from ..engine.result_folder import GLANCE_FILE
 from ..terms.maps import ColourScale, scale
 from .sections import PLANES, Plane, Section, foreground_points, view_box, window
-
-FILE = "glance.jpg"
-"""Its name in a result folder."""
 
 PANELS = ("Fixed", "Warped", "Difference", "Expected error")
 """From left to right; the last is empty where there is no map of the error."""
@@ -46,7 +44,7 @@ def write_glance(result: RegistrationResult, fixed: sitk.Image, folder: Path) ->
     folder : Path
         It exists.
     """
-    glance(result, fixed).save(folder / FILE, "jpeg", quality=_QUALITY, subsampling=0)
+    glance(result, fixed).save(folder / GLANCE_FILE, "jpeg", quality=_QUALITY, subsampling=0)
 
 
 def glance(result: RegistrationResult, fixed: sitk.Image) -> Image.Image:

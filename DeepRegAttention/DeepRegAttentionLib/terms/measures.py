@@ -30,6 +30,8 @@ SECTIONS = ("similarity", "deformation", "evidence", "time")
 STRUCTURE_COLUMNS = ("Structure", "Dice before", "Dice after", "HD95 before (mm)", "HD95 after (mm)")
 """Heads of a table of :class:`Structure`."""
 
+_ONE, _EACH = (math.nan,), (math.nan,) * len(MOMENTS)
+
 DICE_DECIMALS, HD95_DECIMALS, TRE_DECIMALS, FOLD_DECIMALS, TIME_DECIMALS = 3, 2, 2, 4, 1
 """So many are shown of a Dice, of distances in mm, of a share of folds in percent, of seconds."""
 
@@ -206,6 +208,30 @@ def rows(metrics: Mapping[str, Any]) -> list[Row]:
         *_single("verdict", EVIDENCE, (metrics.get("verdict") or {}).get("evidence")),
         *_times(metrics.get("seconds")),
     ]
+
+
+def measure_of(column: str) -> Row:
+    """What is measured in a column of a table of many results; the values are NaN.
+
+    Raises KeyError for tissues, and for the seconds of single stages: which there are differs.
+    """
+    return _by_column()[column]
+
+
+def _by_column() -> dict[str, Row]:
+    groups: dict[str, tuple[Sequence[Row], tuple[float, ...]]] = {
+        "similarity": (_SIMILARITY, _EACH),
+        "labels": (_OVERLAP, _EACH),
+        "landmarks": (_LANDMARKS, _EACH),
+        "expected_error": (_ERROR, _ONE),
+        "jacobian": (_JACOBIAN, _ONE),
+        "inverse_consistency": (_CONSISTENCY, _ONE),
+        "driving_force": (_FORCE, _ONE),
+        "verdict": (EVIDENCE, _ONE),
+    }
+    known = [replace(row, group=group, values=none) for group, (found, none) in groups.items() for row in found]
+    time = Row("time", "all", _("Computing time"), "s", LESS, TIME_DECIMALS, _("all stages"), _ONE, "seconds")
+    return {column: row for row in (*known, time) for column in row.columns}
 
 
 def values_by_column(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,8 @@ import hmac
 import secrets
 import shutil
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
@@ -19,12 +20,15 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import WSMsgType, web
 
-from ..engine.errors import OutputError
+from ..engine.errors import OutputError, UnreadableFileError
+from ..engine.result_folder import read_metrics, recorded_inputs
 from ..terms.inputs import INPUTS
 from .access import Access, safe_name
 from .pool import START_LIMIT_S, Pool, PoolFullError, Session
+from .study_pages import StudyPages
 
 SECRET_HEADER = "X-DeepReg-Secret"
+_STUDY = "/study/"
 
 _CHUNK = 2**20
 _PASSED_HEADERS = ("Content-Type", "ETag", "Last-Modified")
@@ -55,6 +59,8 @@ class Service:
         What may be read on this computer.
     result : Path, optional
         The result folder that every page shows at first.
+    study : Path, optional
+        The study of many pairs that is shown instead.
     host, port
         Where to listen; port 0 takes any that is free.
     sessions : int
@@ -67,11 +73,21 @@ class Service:
 
     access: Access
     result: Optional[Path] = None
+    study: Optional[Path] = None
     host: str = "127.0.0.1"
     port: int = 0
     sessions: int = 4
     upload_mib: int = 2048
     leave_s: float = 300.0
+
+    def showing(self, result: Path) -> Service:
+        """The same with a result, and the images that it was made of: whoever may see it may see them, too.
+
+        Raises UnreadableFileError if the folder holds none.
+        """
+        shown = Access.to([result], recorded_inputs(read_metrics(result)).values())
+        access = Access(self.access.folders + shown.folders, self.access.files + shown.files)
+        return replace(self, access=access, result=result)
 
     def for_session(self) -> dict[str, Any]:
         """What a session's process has to know of it, as plain values."""
@@ -89,7 +105,7 @@ class Gate:
     def __init__(self, service: Service) -> None:
         self.token = secrets.token_urlsafe(24)
         self._service = service
-        self._pool = Pool(service.for_session(), service.sessions, service.leave_s)
+        self._pool = Pool(service.sessions, service.leave_s)
         self._owners: set[str] = set()
         self._client: Optional[aiohttp.ClientSession] = None
         self._runner: Optional[web.AppRunner] = None
@@ -112,6 +128,8 @@ class Gate:
                 web.get("/s/{session}/{path:.*}", self._pass_on),
             ]
         )
+        if self._service.study is not None:
+            app.add_routes(StudyPages(self._service.study, self._open_result).routes(_STUDY))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._service.host, self._service.port)
@@ -180,8 +198,19 @@ class Gate:
     async def _open_page(self, request: web.Request) -> web.StreamResponse:
         if "token" in request.query:
             return web.Response(status=302, headers={"Location": "/"})
+        if self._service.study is not None:
+            return web.Response(status=302, headers={"Location": _STUDY})
+        return await self._open_session(request, self._service)
+
+    async def _open_result(self, request: web.Request, result: Path) -> web.StreamResponse:
         try:
-            session = await self._pool.open(request.cookies[self._cookie])
+            return await self._open_session(request, self._service.showing(result))
+        except UnreadableFileError as error:
+            return _page(escape(str(error)), 404)
+
+    async def _open_session(self, request: web.Request, service: Service) -> web.StreamResponse:
+        try:
+            session = await self._pool.open(request.cookies[self._cookie], service.for_session())
         except PoolFullError:
             return _page("As many pages are open as this viewer allows; close one, and reload this one.", 503)
         return web.Response(status=302, headers={"Location": f"/s/{session.id}/"})

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Optional
@@ -45,6 +46,8 @@ class Session:
         What the process demands of whoever connects to it, known to the front process alone.
     ready : asyncio.Future of int
         The port on 127.0.0.1, once the process serves; an error if it ended before.
+    task : mapping
+        What it is given as it starts; plain values.
     sockets : int
         Open connections of the page.
     left : float
@@ -56,6 +59,7 @@ class Session:
     folder: Path
     secret: str
     ready: asyncio.Future[int]
+    task: Mapping[str, Any] = field(default_factory=dict)
     process: Optional[asyncio.subprocess.Process] = None
     sockets: int = 0
     left: float = field(default_factory=time.monotonic)
@@ -80,16 +84,13 @@ class Pool:
 
     Parameters
     ----------
-    settings : dict
-        Given to every process as it starts; plain values.
     limit : int
         How many sessions at once.
     leave_s : float
         A session ends when its page was closed for so long.
     """
 
-    def __init__(self, settings: dict[str, Any], limit: int, leave_s: float) -> None:
-        self._settings = settings
+    def __init__(self, limit: int, leave_s: float) -> None:
         self._limit = limit
         self._leave_s = leave_s
         self._sessions: dict[str, Session] = {}
@@ -99,8 +100,8 @@ class Pool:
         """Begin to look for sessions that were left."""
         self._tasks.append(asyncio.create_task(self._sweep()))
 
-    async def open(self, owner: str) -> Session:
-        """Start a process for a new page.
+    async def open(self, owner: str, task: Mapping[str, Any]) -> Session:
+        """Start a process for a new page of a browser, with plain values that say what for.
 
         Raises
         ------
@@ -111,7 +112,7 @@ class Pool:
             await self._make_room()
         folder = Path(tempfile.mkdtemp(prefix="deepreg-view-"))
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        session = Session(secrets.token_urlsafe(16), owner, folder, secrets.token_urlsafe(32), ready)
+        session = Session(secrets.token_urlsafe(16), owner, folder, secrets.token_urlsafe(32), ready, task)
         self._sessions[session.id] = session
         self._tasks.append(asyncio.create_task(self._run(session)))
         return session
@@ -163,7 +164,7 @@ class Pool:
         """Tell a process what it is for, on its input that no other program sees; hear its port."""
         assert process.stdin is not None
         assert process.stdout is not None
-        task = {**self._settings, "folder": str(session.folder), "secret": session.secret}
+        task = {**session.task, "folder": str(session.folder), "secret": session.secret}
         process.stdin.write(json.dumps(task).encode() + b"\n")
         line = await process.stdout.readline()
         if line:
