@@ -22,10 +22,12 @@ from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import MAP_NAMES
 from DeepRegAttentionLib.jobs.messages import (
+    CORRECTION_STAGES,
     ENDINGS,
     STAGES,
     Cancel,
     Command,
+    CorrectionJob,
     DeviceQuestion,
     Event,
     Job,
@@ -35,6 +37,7 @@ from DeepRegAttentionLib.jobs.messages import (
 )
 from DeepRegAttentionLib.terms.inputs import Inputs
 from DeepRegAttentionLib.worker import process
+from DeepRegAttentionLib.worker.memory import Memory
 from helpers.images import blob_image
 from helpers.places import MODULE
 
@@ -244,7 +247,7 @@ def test_progress_rises_through_the_stages(worker, make_job, images):
 def test_progress_is_said_ten_times_a_second_at_most(make_job, monkeypatch):
     now, said = [100.0], []
     monkeypatch.setattr(process.time, "monotonic", lambda: now[0])
-    run = process.Run(make_job(FAST), said.append)
+    run = process.Run(make_job(FAST), said.append, Memory())
     for step in range(100):
         now[0] = 100 + step / 64
         run.progress("refine", step / 100)
@@ -326,6 +329,82 @@ def test_a_warning_of_the_engine_is_an_event_of_its_job(worker, make_job, tmp_pa
     assert worker.ask(job).event == "done"
     (warning,) = worker.of(job.id, "warning")
     assert "recommends no refinement" in warning.message
+
+
+# A correction
+
+POINTS = ((31.0, -57.0, 112.0), (35.0, -56.0, 111.0))
+
+
+def correction_of(job: Job, *pairs: Any, id: str = "") -> CorrectionJob:
+    return CorrectionJob(id or f"{job.id}-corrected-{len(pairs)}", job.inputs, job.folder, pairs)
+
+
+def test_a_result_is_corrected_where_it_lies_and_comes_back(worker, make_job):
+    job = make_job(FAST)
+    found = worker.ask(job)
+    names = files_in(job.folder)
+    before = {name: (Path(job.folder) / name).read_bytes() for name in names}
+    done = worker.ask(correction_of(job, POINTS))
+    assert (done.event, done.folder) == ("done", job.folder), done
+    assert files_in(job.folder) == sorted([*names, "correction.nrrd", "uncorrected"])
+    transform = sitk.ReadTransform(str(Path(job.folder) / "transform.h5"))
+    assert transform.TransformPoint(POINTS[0]) == pytest.approx(POINTS[1], abs=0.01)
+    (told,) = done.metrics["corrections"]
+    assert told["error_before_mm"] > 2 > told["error_after_mm"]
+    assert json.loads((Path(job.folder) / "metrics.json").read_text()) == done.metrics
+    stages = [event.stage for event in worker.of(done.id, "progress")]
+    assert {"correct", "write"} <= set(stages)
+    assert set(stages) <= set(CORRECTION_STAGES)
+    # Both images and the result were still known.
+    assert "read" not in stages
+    back = worker.ask(correction_of(job))
+    assert back.metrics == found.metrics
+    assert {name: (Path(job.folder) / name).read_bytes() for name in files_in(job.folder)} == before
+
+
+def test_a_worker_that_was_started_anew_reads_what_it_needs(worker, start, make_job, images):
+    job = make_job(FAST, files=tuple(images))
+    assert worker.ask(job).event == "done"
+    known = worker.ask(correction_of(job, POINTS))
+    warped = array(Path(job.folder) / "warped.nrrd")
+    assert worker.ask(correction_of(job, id="none")).event == "done"
+    other = start()
+    done = other.ask(correction_of(job, POINTS))
+    assert done.event == "done", done
+    np.testing.assert_allclose(array(Path(job.folder) / "warped.nrrd"), warped, atol=1e-5)
+    assert done.metrics["labels"]["after"]["mean_dice"] == known.metrics["labels"]["after"]["mean_dice"]
+    assert {"read", "correct", "measure", "write"} == {event.stage for event in other.of(done.id, "progress")}
+
+
+@pytest.mark.parametrize(
+    ("pair", "phrase"),
+    [
+        (((1e4, 0, 0), POINTS[1]), "outside the fixed image"),
+        ((POINTS[0], (31.0, -57.0, 142.0)), "more than the 18 mm that can be corrected"),
+    ],
+)
+def test_a_correction_that_cannot_be_made_changes_nothing(worker, make_job, pair, phrase):
+    job = make_job(FAST)
+    worker.ask(job)
+    before = files_in(job.folder)
+    error = worker.ask(correction_of(job, pair))
+    assert (error.event, error.code) == ("error", "correction"), error
+    assert phrase in error.message
+    assert files_in(job.folder) == before
+
+
+def test_what_is_no_correction_is_refused(worker, make_job, images):
+    job = make_job(FAST)
+    error = worker.ask(correction_of(job, POINTS))
+    assert (error.event, error.code) == ("error", "unreadable")
+    assert "holds no result" in error.message
+    for corrections in (None, 3, [{"fixed": [1, 2]}], [{"fixed": [1, 2, 3], "moving": [1, 2, "x"]}], [[1, 2, 3]]):
+        line = {"command": "correct", "id": "x", "inputs": {"fixed": "f", "moving": "m"}, "folder": "f"}
+        worker.send_line(json.dumps({**line, "corrections": corrections}).encode() + b"\n")
+        said = worker.next("error", id="x")
+        assert said.code == "protocol"
+        assert "orrection" in said.message
 
 
 # Several jobs
@@ -438,7 +517,7 @@ def test_it_ends_in_the_middle_of_a_job(how, start, make_job):
         (b"[1, 2]", "one JSON object"),
         (b"[" * 100_000, "one JSON object"),
         (b'{"id": "bad"}', "no command None"),
-        (b'{"id": "bad", "command": "registr"}', "register, cancel"),
+        (b'{"id": "bad", "command": "registr"}', "register, correct, cancel"),
         (b'{"command": "device"}', "needs an id"),
         (b'{"id": 7, "command": "device"}', "must be a text"),
         (b'{"id": "bad", "command": "register"}', "“inputs” is missing"),

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import SimpleITK as sitk
 
-from .engine.clock import Progress
+from .engine.clock import Progress, Report
 from .engine.errors import DimensionError, OptionError, UnreadableFileError
 from .engine.images import check_image, read_image
 from .engine.landmarks import Landmarks, read_landmarks, require_pairs
 from .engine.metrics import require_labels
 from .engine.options import RegistrationOptions
-from .engine.result import RegistrationResult
+from .engine.result import EXTENSIONS, RegistrationResult
+from .engine.result_folder import read_metrics
 from .terms.inputs import CALLED, INPUTS, NEEDS
 from .terms.verdict import verdict_of
+
+if TYPE_CHECKING:
+    from .engine.corrections import Correction
+    from .engine.guidance import Guidance
 
 PathLike = Union[str, Path]
 
@@ -174,27 +179,115 @@ def register_case(
         As ``register()`` does.
     """
     # Here and not above: files are read, and refused, before torch is loaded.
-    from .engine.evaluation import evaluate_labels, evaluate_landmarks
-    from .engine.guidance import Guidance
     from .engine.hardware import memory_errors
     from .engine.registration import register
 
-    def report(fraction: float) -> None:
-        if progress is not None:
-            progress("measure", fraction)
-
-    guidance = Guidance(**{item.name: getattr(case, item.name) for item in fields(Guidance)})
     with memory_errors():
-        result = register(case.fixed, case.moving, options, guidance, progress, watch)
-        if case.labels is not None:
-            evaluate_labels(result, case.moving, case.labels, case.fixed_labels, report)
-        if case.fixed_landmarks is not None and case.moving_landmarks is not None:
-            report(1.0)
-            evaluate_landmarks(result, case.fixed_landmarks, case.moving_landmarks)
+        result = register(case.fixed, case.moving, options, _guidance(case), progress, watch)
+        _measure(result, case, progress)
     if case.files:
         result.metrics["inputs"] = dict(case.files)
     say_verdict(result)
     return result
+
+
+class CaseCorrector:
+    """Corrects the result of a case again and again: what that takes of the images is made once.
+
+    Parameters
+    ----------
+    case : Case
+        What it was made of.
+    result : RegistrationResult
+        Corrected before or not.
+
+    Raises
+    ------
+    CorrectionError
+        The result is of other images, or cannot be corrected.
+    """
+
+    def __init__(self, case: Case, result: RegistrationResult) -> None:
+        from .engine.corrections import Corrector
+
+        self._case, self._corrector = case, Corrector(result, case.fixed, case.moving, _guidance(case))
+
+    def correct(self, corrections: Sequence[Correction], progress: Optional[Progress] = None) -> RegistrationResult:
+        """The result with all of these corrections, measured by the label maps and landmarks of the case.
+
+        Parameters
+        ----------
+        corrections : sequence of Correction
+            All that there are; with none it is the result as it was found.
+        progress : callable, optional
+            Called with ``"correct"`` and the fraction done; may raise to stop.
+
+        Raises
+        ------
+        CorrectionError
+            As ``correct()`` does.
+        """
+        from .engine.hardware import memory_errors
+
+        with memory_errors():
+            result = self._corrector.correct(corrections, _stage(progress, "correct"))
+            if result.uncorrected is None:
+                return result
+            before = result.uncorrected.metrics.get("labels", {}).get("before")
+            _measure(result, self._case, progress, before)
+        say_verdict(result)
+        return result
+
+
+def read_result(folder: PathLike, case: Case) -> RegistrationResult:
+    """The result of a case from its folder.
+
+    Where the folder holds no more than the transform and the metrics, all else is made anew and written there.
+
+    Raises
+    ------
+    UnreadableFileError
+        The folder holds no result.
+    CorrectionError
+        The result is of other images.
+    """
+    folder = Path(folder)
+    metrics = read_metrics(folder)
+    if any((folder / f"warped{ending}").is_file() for ending in EXTENSIONS):
+        return RegistrationResult.read(folder)
+    from .engine.corrections import made_anew
+
+    result = made_anew(read_transform(folder / "transform.h5"), metrics, case.fixed, case.moving, _guidance(case))
+    say_verdict(result)
+    result.save(folder, ".nrrd", compress=False)
+    return result
+
+
+def _guidance(case: Case) -> Guidance:
+    from .engine.guidance import Guidance
+
+    return Guidance(**{item.name: getattr(case, item.name) for item in fields(Guidance)})
+
+
+def _stage(progress: Optional[Progress], stage: str) -> Report:
+    return lambda fraction: None if progress is None else progress(stage, fraction)
+
+
+def _measure(
+    result: RegistrationResult,
+    case: Case,
+    progress: Optional[Progress],
+    before: Optional[Mapping[str, Any]] = None,
+) -> None:
+    """By the label maps and landmarks that were given; `before` is the overlap before the registration, if known."""
+    from .engine.evaluation import evaluate_labels, evaluate_landmarks
+
+    report = _stage(progress, "measure")
+    if case.labels is not None:
+        evaluate_labels(result, case.moving, case.labels, case.fixed_labels, report, before)
+    if case.fixed_landmarks is not None and case.moving_landmarks is not None:
+        report(1.0)
+        evaluate_landmarks(result, case.fixed_landmarks, case.moving_landmarks)
 
 
 def say_verdict(result: RegistrationResult) -> None:

@@ -75,6 +75,12 @@ class LandmarkError(ImageError):
     code = "landmarks"
 
 
+class CorrectionError(ImageError):
+    """A correction does not lie in the images, contradicts another one, or cannot be made without folds."""
+
+    code = "correction"
+
+
 class OverlapError(RegistrationError):
     """The two images have no voxel in common."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -23,11 +23,12 @@ def evaluate_labels(
     moving_labels: sitk.Image,
     fixed_labels: Optional[sitk.Image] = None,
     progress: Optional[Report] = None,
+    before: Optional[Mapping[str, Any]] = None,
 ) -> None:
     """Warp a label map and, with one of the fixed image, measure the overlap before and after.
 
     Sets ``result.warped_labels`` and ``result.metrics["labels"]``. `progress` gets the fraction done and may
-    raise to stop.
+    raise to stop. The overlap `before` is measured unless it is given.
 
     Raises
     ------
@@ -42,11 +43,11 @@ def evaluate_labels(
         return
     require_labels(fixed_labels, result.warped)
     _name_places(result, fixed_labels)
-    unmoved = warp_image(moving_labels, result.warped, sitk.Transform(3, sitk.sitkIdentity), nearest=True)
-    result.metrics["labels"] = {
-        "before": _overlap(fixed_labels, unmoved, share(report, 0.1, 0.55)),
-        "after": _overlap(fixed_labels, result.warped_labels, share(report, 0.55, 1.0)),
-    }
+    if before is None:
+        unmoved = warp_image(moving_labels, result.warped, sitk.Transform(3, sitk.sitkIdentity), nearest=True)
+        before = _overlap(fixed_labels, unmoved, share(report, 0.1, 0.55))
+    after = _overlap(fixed_labels, result.warped_labels, share(report, 0.55, 1.0))
+    result.metrics["labels"] = {"before": before, "after": after}
 
 
 def _name_places(result: RegistrationResult, labels: sitk.Image) -> None:

@@ -39,7 +39,7 @@ from .trust.verdict import verdict
 from .working_pair import WorkingPair, working_pair
 
 # The inverse leads back this exactly at the nodes of the working grid; between them it is tens of times worse.
-_INVERSE_VOXELS = 5e-3
+INVERSE_VOXELS = 5e-3
 
 
 def register(
@@ -118,7 +118,7 @@ def _register(
 
     with clock.stage("warp") as report:
         field = displacement_transform(voxels_to_mm(found.displacement, method.grid), method.grid)
-        transform = _chain(linear, field)
+        transform = chain(linear, field)
         report(0.1)
         warped = warp_image(moving, fixed, transform)
 
@@ -186,7 +186,7 @@ def _warn_of_no_refinement(method: Method, options: RegistrationOptions, guidanc
         warnings.warn(message, RegistrationWarning, stacklevel=2)
 
 
-def _chain(linear: sitk.Transform, field: sitk.Transform) -> sitk.CompositeTransform:
+def chain(linear: sitk.Transform, field: sitk.Transform) -> sitk.CompositeTransform:
     """X -> linear(field(x)), flat, so that every reader of composite files understands it."""
     chain = sitk.CompositeTransform([linear, field])
     chain.FlattenTransform()
@@ -201,9 +201,9 @@ def _inverse(linear: sitk.Transform, found: Deformation, grid: Grid, report: Rep
         warnings.warn(message, RegistrationWarning, stacklevel=2)
         return None
     field = displacement_transform(
-        voxels_to_mm(invert(found.displacement, tolerance=_INVERSE_VOXELS, progress=report), grid), grid
+        voxels_to_mm(invert(found.displacement, tolerance=INVERSE_VOXELS, progress=report), grid), grid
     )
-    return _chain(field, back)
+    return chain(field, back)
 
 
 def _provenance(options: RegistrationOptions, method: Method, found: Deformation) -> dict[str, Any]:

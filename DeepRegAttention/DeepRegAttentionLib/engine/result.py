@@ -7,9 +7,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
@@ -17,15 +17,16 @@ import numpy as np
 import SimpleITK as sitk
 
 from .clock import Report, share
-from .errors import OutputError
-from .images import write_complete
+from .errors import OutputError, UnreadableFileError
+from .images import read_image, write_complete
 from .parallel import Threads
-from .result_folder import GLANCE_FILE, METRICS_FILE
+from .result_folder import GLANCE_FILE, METRICS_FILE, read_metrics
 
 MAP_NAMES = (
     "expected_error",
     "error_bound",
     "jacobian",
+    "correction",
     "driving_force",
     "driving_force_magnitude",
     "attention",
@@ -36,6 +37,12 @@ MAP_NAMES = (
 """Every map that a registration can explain itself with."""
 
 EXTENSIONS = (".nii.gz", ".nrrd")
+UNCORRECTED = "uncorrected"
+"""Folder in a result folder: what was found before any correction, of the files that corrections change."""
+
+_CORRECTED_MAPS = ("expected_error", "error_bound", "jacobian", "correction", "difference_after")
+_CORRECTED_IMAGES = ("warped", "warped_labels", "displacement", *_CORRECTED_MAPS)
+_TRANSFORMS = ("transform.h5", "inverse_transform.h5")
 _PARTIAL = ".writing-"
 
 
@@ -93,6 +100,8 @@ class RegistrationResult:
         Options, model, similarities, Jacobian statistics, seconds per stage; plain values.
     warped_labels : sitk.Image, optional
         The moving label map on the fixed grid.
+    uncorrected : RegistrationResult, optional
+        What was found before a person corrected it; None if nobody did.
     """
 
     warped: sitk.Image
@@ -101,6 +110,40 @@ class RegistrationResult:
     maps: MutableMapping[str, sitk.Image] = field(default_factory=Maps)
     metrics: dict[str, Any] = field(default_factory=dict)
     warped_labels: Optional[sitk.Image] = None
+    uncorrected: Optional[RegistrationResult] = None
+
+    @classmethod
+    def read(cls, folder: Union[str, Path]) -> RegistrationResult:
+        """The result of a folder that :meth:`save` wrote; its maps are read when they are asked for.
+
+        Raises
+        ------
+        UnreadableFileError
+            The folder holds no result, or a file of it is missing or damaged.
+        """
+        folder = Path(folder)
+        found = cls._of_files(folder, lambda name: _before(name, folder))
+        if not (folder / UNCORRECTED).is_dir():
+            return found
+        return replace(cls._of_files(folder, lambda name: folder), uncorrected=found)
+
+    @classmethod
+    def _of_files(cls, folder: Path, where: Callable[[str], Path]) -> RegistrationResult:
+        """From files, each of which lies in the folder that a function gives for its name."""
+        metrics = read_metrics(where(METRICS_FILE))
+        warped, labels = (_find(name, where(name)) for name in ("warped", "warped_labels"))
+        transform, inverse = (_read_transform(where(name) / name) for name in _TRANSFORMS)
+        if warped is None or transform is None:
+            lacking = "warped image" if warped is None else _TRANSFORMS[0]
+            raise UnreadableFileError(f"{folder} holds no whole result: its {lacking} is missing.")
+        maps = Maps()
+        for name in MAP_NAMES:
+            if _find(name, where(name)) is not None:
+                # Where it lies is asked when it is read: a correction moves it.
+                maps.later(name, lambda name=name: _read_map(name, where(name)))  # type: ignore[misc]
+        return cls(
+            read_image(warped), transform, inverse, maps, metrics, None if labels is None else read_image(labels)
+        )
 
     def displacement(self) -> sitk.Image:
         """The total displacement at every voxel of the fixed grid, vectors in LPS mm: the transform, written out."""
@@ -146,20 +189,78 @@ class RegistrationResult:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial:
-                self._write_files(Path(partial), extension, compress, progress or (lambda fraction: None), displacement)
+                report = progress or (lambda fraction: None)
+                self._write_files(Path(partial), extension, compress, report, self._images(displacement))
+                if self.uncorrected is not None:
+                    own = Path(partial) / UNCORRECTED
+                    own.mkdir()
+                    self.uncorrected._write_files(own, extension, compress, report, self.uncorrected._changing(False))
                 _remove_result(folder)
                 for file in Path(partial).iterdir():
                     file.replace(folder / file.name)
         except (OSError, RuntimeError) as error:
-            raise OutputError(f"The result cannot be written to {folder}: {_reason(error, folder)}.") from error
+            raise _not_written(error, folder) from error
         return folder
 
-    def _write_files(self, folder: Path, extension: str, compress: bool, report: Report, displacement: bool) -> None:
+    def renew(self, folder: Union[str, Path], extension: Optional[str] = None, compress: bool = True) -> Path:
+        """Have the folder of a result hold a correction of it: of all files those that differ are written.
+
+        What was found before any correction is kept in the folder ``uncorrected`` of it; it comes back, file by
+        file, when the result is that again.
+
+        Parameters
+        ----------
+        folder : path
+            As :meth:`save` or this method left it.
+        extension : {".nii.gz", ".nrrd"}, optional
+            Format of the images; without it that of the folder.
+        compress : bool
+            As for :meth:`save`.
+
+        Raises
+        ------
+        OutputError
+            As for :meth:`save`; the older result stays.
+        """
+        folder = Path(folder)
+        try:
+            if self.uncorrected is None:
+                _put_back(folder)
+            else:
+                self._replace(folder, extension or _extension_of(folder), compress)
+        except (OSError, RuntimeError) as error:
+            raise _not_written(error, folder) from error
+        return folder
+
+    def _replace(self, folder: Path, extension: str, compress: bool) -> None:
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial:
+            new, kept = Path(partial) / "new", Path(partial) / UNCORRECTED
+            new.mkdir()
+            changing = self._changing(_find("displacement", folder) is not None)
+            self._write_files(new, extension, compress, lambda fraction: None, changing)
+            if not (folder / UNCORRECTED).is_dir():
+                kept.mkdir()
+                for path in _changing_files(folder):
+                    _link(path, kept / path.name)
+                kept.replace(folder / UNCORRECTED)
+            _take_over(new, folder)
+
+    def _images(self, displacement: bool) -> dict[str, sitk.Image]:
         images = {"warped": self.warped, **self.maps}
         if displacement:
             images["displacement"] = self.displacement()
         if self.warped_labels is not None:
             images["warped_labels"] = self.warped_labels
+        return images
+
+    def _changing(self, displacement: bool) -> dict[str, sitk.Image]:
+        """The images that corrections change."""
+        maps = {name: self.maps[name] for name in _CORRECTED_MAPS if name in self.maps}
+        return replace(self, maps=maps)._images(displacement)
+
+    def _write_files(
+        self, folder: Path, extension: str, compress: bool, report: Report, images: Mapping[str, sitk.Image]
+    ) -> None:
         # Before the images, which would take the room that was found for them.
         self._write_transforms(folder, share(report, 0.0, 0.4))
         with Threads() as pool:
@@ -174,11 +275,10 @@ class RegistrationResult:
 
     def _write_transforms(self, folder: Path, report: Report) -> None:
         """One after the other: the HDF5 library must not be used by two threads at once."""
-        report(0.0)
-        _write_transform(self.transform, folder / "transform.h5")
-        report(0.5)
-        if self.inverse_transform is not None:
-            _write_transform(self.inverse_transform, folder / "inverse_transform.h5")
+        for part, (name, transform) in enumerate(zip(_TRANSFORMS, (self.transform, self.inverse_transform))):
+            report(0.5 * part)
+            if transform is not None:
+                _write_transform(transform, folder / name)
 
 
 def _write_transform(transform: sitk.Transform, path: Path) -> None:
@@ -213,12 +313,80 @@ def _rounded(image: sitk.Image, parts: int) -> sitk.Image:
 
 def _remove_result(folder: Path) -> None:
     """Delete the files of an earlier result, so that no map of it is taken for one of the new."""
-    names = {"warped", "warped_labels", "displacement", *MAP_NAMES}
-    for name in names:
-        for extension in EXTENSIONS:
-            (folder / f"{name}{extension}").unlink(missing_ok=True)
-    for name in ("transform.h5", "inverse_transform.h5", METRICS_FILE, "report.html", GLANCE_FILE):
-        (folder / name).unlink(missing_ok=True)
+    for path in (*_changing_files(folder), *_image_files(MAP_NAMES, folder)):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / UNCORRECTED, ignore_errors=True)
+
+
+def _changing_files(folder: Path) -> list[Path]:
+    """The files of a result that corrections change, as far as they are there."""
+    others = [folder / name for name in (*_TRANSFORMS, METRICS_FILE, "report.html", GLANCE_FILE)]
+    return [*_image_files(_CORRECTED_IMAGES, folder), *(path for path in others if path.is_file())]
+
+
+def _image_files(names: Iterable[str], folder: Path) -> list[Path]:
+    paths = [folder / f"{name}{extension}" for name in names for extension in EXTENSIONS]
+    return [path for path in paths if path.is_file()]
+
+
+def _put_back(folder: Path) -> None:
+    """Have a folder hold what it did before any correction."""
+    if not (folder / UNCORRECTED).is_dir():
+        return
+    _take_over(folder / UNCORRECTED, folder)
+    (folder / UNCORRECTED).rmdir()
+
+
+def _take_over(new: Path, folder: Path) -> None:
+    """Move the files of a folder into that of a result, in place of all that corrections change there."""
+    older = {path.name for path in _changing_files(folder)}
+    # What they say is true once all others are there.
+    for path in sorted(new.iterdir(), key=lambda path: path.name == METRICS_FILE):
+        path.replace(folder / path.name)
+        older.discard(path.name)
+    for name in older:
+        (folder / name).unlink()
+
+
+def _link(path: Path, copy: Path) -> None:
+    """The same file in a second place; a copy where the file system knows no such thing."""
+    try:
+        os.link(path, copy)
+    except OSError:
+        shutil.copyfile(path, copy)
+
+
+def _extension_of(folder: Path) -> str:
+    warped = _find("warped", folder)
+    return EXTENSIONS[0] if warped is None else "".join(warped.suffixes)
+
+
+def _find(name: str, folder: Path) -> Optional[Path]:
+    """An image file of a folder, whatever its format."""
+    return next(iter(_image_files([name], folder)), None)
+
+
+def _before(name: str, folder: Path) -> Path:
+    """Where a file lies that tells of a result before any correction."""
+    changes = name in (*_CORRECTED_IMAGES, *_TRANSFORMS, METRICS_FILE)
+    return folder / UNCORRECTED if changes and (folder / UNCORRECTED).is_dir() else folder
+
+
+def _read_transform(path: Path) -> Optional[sitk.Transform]:
+    if not path.is_file():
+        return None
+    try:
+        transform: sitk.Transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise UnreadableFileError(f"The transform {path} cannot be read: it is damaged.") from error
+    return transform
+
+
+def _read_map(name: str, folder: Path) -> sitk.Image:
+    path = _find(name, folder)
+    if path is None:
+        raise UnreadableFileError(f"{folder} holds no whole result: its map {name} is missing.")
+    return read_image(path)
 
 
 def remove_partial(folder: Path) -> None:
@@ -237,6 +405,10 @@ def require_writable(folder: Path) -> None:
         raise OutputError(f"The result cannot be written to {folder}: {existing} is a file.")
     if not os.access(existing, os.W_OK):
         raise OutputError(f"The result cannot be written to {folder}: you may not write in {existing}.")
+
+
+def _not_written(error: Exception, folder: Path) -> OutputError:
+    return OutputError(f"The result cannot be written to {folder}: {_reason(error, folder)}.")
 
 
 def _reason(error: Exception, folder: Path) -> str:

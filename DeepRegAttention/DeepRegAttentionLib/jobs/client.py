@@ -11,7 +11,18 @@ import signal
 from dataclasses import replace
 from typing import Callable, Optional, Protocol
 
-from .messages import ENDINGS, Cancel, Command, DeviceQuestion, Event, Job, LineBuffer, Shutdown, decode_event, encode
+from .messages import (
+    ENDINGS,
+    AnyJob,
+    Cancel,
+    Command,
+    DeviceQuestion,
+    Event,
+    LineBuffer,
+    Shutdown,
+    decode_event,
+    encode,
+)
 from .signals import Signal
 
 Listener = Callable[[Event], None]
@@ -95,7 +106,7 @@ class WorkerClient:
         self.changed, self.logged = Signal(), Signal()
         self._new_process, self._later = new_process, later
         self._process: Optional[Process] = None
-        self._job: Optional[Job] = None
+        self._job: Optional[AnyJob] = None
         self._listener: Listener = _ignore
         self._questions: dict[str, tuple[DeviceQuestion, Listener]] = {}
         self._stopping: Optional[Process] = None
@@ -120,7 +131,7 @@ class WorkerClient:
         self._enter(State.STARTING)
         process.start()
 
-    def submit(self, job: Job, listener: Listener) -> None:
+    def submit(self, job: AnyJob, listener: Listener) -> None:
         """Have a job done; the listener gets its events, the last of which is one of ``ENDINGS``.
 
         Raises BusyError if another job is under way.
@@ -246,7 +257,7 @@ class WorkerClient:
         listener(event)
         self.changed.emit()
 
-    def _insist(self, job: Job, process: Process) -> None:
+    def _insist(self, job: AnyJob, process: Process) -> None:
         if self._job is not job or self._process is not process:
             return
         if self._stopping is process:

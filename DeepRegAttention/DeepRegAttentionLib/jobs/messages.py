@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Callable, Optional, Union
 
@@ -19,6 +19,9 @@ ENDINGS = ("done", "error", "cancelled")
 
 STAGES = ("read", "prealign", "network", "refine", "warp", "trust", "maps", "measure", "write")
 """Of a job, in their order; a stage that a job does not need is left out."""
+
+CORRECTION_STAGES = ("read", "correct", "measure", "write")
+"""Of a correction, as well."""
 
 
 class MessageError(ValueError):
@@ -65,6 +68,43 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """The ``register`` command."""
         return {"command": "register", **asdict(self), "inputs": self.inputs.to_dict()}
+
+
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class CorrectionJob:
+    """Corrects a result: the worker is asked for it, and answers, as for a :class:`Job`.
+
+    Attributes
+    ----------
+    id : str
+        Comes back with every event of the job.
+    inputs : Inputs
+        The files that the result was made of.
+    folder : str
+        The result folder, which is changed in place; of one that was made for this, ``transform.h5`` and
+        ``metrics.json`` as they were before any correction are enough.
+    corrections : sequence of (Point, Point)
+        All that there are to be, not only new ones: a point of the fixed image, and where the same anatomy lies in
+        the moving image, LPS mm. With none the result is as it was found.
+    """
+
+    id: str
+    inputs: Inputs
+    folder: str
+    corrections: Sequence[tuple[Point, Point]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ``correct`` command."""
+        pairs = [{"fixed": list(fixed), "moving": list(moving)} for fixed, moving in self.corrections]
+        given = {"id": self.id, "inputs": self.inputs.to_dict(), "folder": self.folder, "corrections": pairs}
+        return {"command": "correct", **given}
+
+
+AnyJob = Union[Job, CorrectionJob]
+"""What takes a while, tells of its progress and can be cancelled."""
 
 
 def make_job(
@@ -129,7 +169,7 @@ class Shutdown:
         return {"command": "shutdown"}
 
 
-Command = Union[Job, Cancel, DeviceQuestion, Shutdown]
+Command = Union[AnyJob, Cancel, DeviceQuestion, Shutdown]
 """What the worker understands."""
 
 
@@ -144,13 +184,13 @@ class Event:
     id : str, optional
         The job's, or the question's.
     stage, fraction, eta_s
-        ``progress``: one of ``STAGES``, how much of the whole job is done (0..1), seconds that are left (None:
-        unknown).
+        ``progress``: one of ``STAGES`` or ``CORRECTION_STAGES``, how much of the whole job is done (0..1), seconds that
+        are left (None: unknown).
     name, path
         ``map``: which image was renewed, and its file, which is gone once the job has ended. ``error`` with the
         code ``missing-package``: the name of the package to install; with ``licence``: of the model to agree to.
     folder, metrics
-        ``done`` after ``register``: the result folder and what was measured.
+        ``done`` after ``register`` and ``correct``: the result folder and what was measured.
     devices
         ``done`` after ``device``: ``name``, ``free_gib``, ``total_gib`` of each, and of the CPU ``needed_gib``, if
         asked for.
@@ -229,6 +269,18 @@ def _command(values: Mapping[str, Any], id: Optional[str]) -> Command:
 
 
 def _job(values: Mapping[str, Any], id: str) -> Job:
+    given = _inputs(values)
+    return Job(
+        id,
+        given,
+        _take(values, "folder", str, "the path of a folder", None),
+        _take(values, "options", dict, "an object", {}),
+        _take(values, "watch", bool, "true or false", False),
+        _take(values, "report", bool, "true or false", False),
+    )
+
+
+def _inputs(values: Mapping[str, Any]) -> Inputs:
     given = _take(values, "inputs", dict, "an object", None)
     for key, path in given.items():
         if key not in INPUTS:
@@ -238,14 +290,20 @@ def _job(values: Mapping[str, Any], id: str) -> Job:
     for key in REQUIRED:
         if given.get(key) is None:
             raise MessageError(f"The input “{key}” is missing.")
-    return Job(
-        id,
-        Inputs(**given),
-        _take(values, "folder", str, "the path of a folder", None),
-        _take(values, "options", dict, "an object", {}),
-        _take(values, "watch", bool, "true or false", False),
-        _take(values, "report", bool, "true or false", False),
-    )
+    return Inputs(**given)
+
+
+def _correction(values: Mapping[str, Any], id: str) -> CorrectionJob:
+    pairs = [_pair(given) for given in _take(values, "corrections", list, "a list", None)]
+    return CorrectionJob(id, _inputs(values), _take(values, "folder", str, "the path of a folder", None), pairs)
+
+
+def _pair(given: Any) -> tuple[Point, Point]:
+    ends = [given.get(key) for key in ("fixed", "moving")] if isinstance(given, dict) else []
+    points = [tuple(end) for end in ends if isinstance(end, list) and len(end) == 3]
+    if len(points) != 2 or not all(type(value) in (int, float) for point in points for value in point):
+        raise MessageError(f"A correction has two points, “fixed” and “moving”, of three numbers; {given!r} has not.")
+    return points[0], points[1]
 
 
 def _cancel(values: Mapping[str, Any], id: str) -> Cancel:
@@ -262,6 +320,7 @@ def _question(values: Mapping[str, Any], id: str) -> DeviceQuestion:
 
 _WITH_ID: dict[str, Callable[[Mapping[str, Any], str], Command]] = {
     "register": _job,
+    "correct": _correction,
     "cancel": _cancel,
     "device": _question,
 }

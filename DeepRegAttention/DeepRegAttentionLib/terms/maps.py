@@ -93,6 +93,15 @@ MAPS: dict[str, Map] = {
             "grows from fixed to moving; 0 or less is a fold, where the deformation is not invertible.",
         ),
         Map(
+            "correction",
+            "Correction",
+            "Correction",
+            "mm",
+            "inferno",
+            Rule.LENGTH,
+            "How far corrections that a person made moved each place (mm), beyond what the registration had found.",
+        ),
+        Map(
             "driving_force",
             "Driving force, vectors",
             "Force",

@@ -23,6 +23,7 @@ def stage_text(stage: Optional[str]) -> str:
         "trust": _("Predicting the error"),
         "maps": _("Making the maps"),
         "measure": _("Measuring"),
+        "correct": _("Correcting"),
         "write": _("Writing the result"),
         "load": _("Loading the result"),
     }

@@ -19,6 +19,9 @@ SECONDS: Mapping[str, float] = {
 }
 """What each stage took for a pair of brains on two cores (``refine``: one step): only their proportions matter."""
 
+CORRECTION_SECONDS: Mapping[str, float] = {"read": 0.3, "correct": 1.2, "measure": 2.0, "write": 0.4}
+"""The same of a correction."""
+
 # So many seconds count as measured at the expected pace: the first quick stages alone say little of the others.
 _INERTIA_S = 0.5
 

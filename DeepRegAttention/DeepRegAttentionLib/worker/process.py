@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 from ..engine.errors import CancelledError, LicenceError, RegistrationError, RegistrationWarning
 from ..engine.threads import wait_passively
 from ..jobs.messages import (
+    AnyJob,
     Cancel,
     Command,
+    CorrectionJob,
     DeviceQuestion,
     Event,
     Job,
@@ -34,7 +36,8 @@ from ..jobs.messages import (
     decode_command,
     encode,
 )
-from .pace import SECONDS, Pace
+from .memory import Memory
+from .pace import CORRECTION_SECONDS, SECONDS, Pace
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -109,7 +112,7 @@ def load_libraries() -> None:
         # An uninstalled or interrupted installation can leave a folder without its code.
         if getattr(module, "__file__", None) is None or not hasattr(module, "__version__"):
             raise MissingPackageError(name, whole=False)
-    for name in ("..case", "..engine.evaluation", "..engine.registration"):
+    for name in ("..case", "..engine.corrections", "..engine.evaluation", "..engine.registration"):
         importlib.import_module(name, __package__)
 
 
@@ -118,10 +121,12 @@ class Run:
 
     Parameters
     ----------
-    job : Job
+    job : Job or CorrectionJob
         What was asked for.
     say : callable
         Sends an event.
+    memory : Memory
+        Of what was registered last.
 
     Attributes
     ----------
@@ -129,8 +134,9 @@ class Run:
         Set by whoever wants the job to stop; it does at its next word of progress.
     """
 
-    def __init__(self, job: Job, say: Callable[[Event], None]) -> None:
+    def __init__(self, job: AnyJob, say: Callable[[Event], None], memory: Memory) -> None:
         self.job = job
+        self._memory = memory
         self.folder = Path(job.folder)
         self.cancelled = threading.Event()
         self.pace = Pace(SECONDS)
@@ -156,28 +162,51 @@ class Run:
             One of its kinds, also CancelledError.
         """
         try:
-            return self._execute(seconds)
+            if isinstance(self.job, Job):
+                return self._register(self.job, seconds)
+            return self._correct(self.job)
         finally:
             self.tidy()
 
-    def _execute(self, seconds: dict[str, float]) -> Event:
+    def _register(self, job: Job, seconds: dict[str, float]) -> Event:
         from ..case import read_case, register_case
         from ..engine.method import likely_steps
         from ..engine.options import RegistrationOptions
         from ..engine.result import require_writable
 
-        options = RegistrationOptions.from_mapping(self.job.options)
+        options = RegistrationOptions.from_mapping(job.options)
         require_writable(self.folder)
-        self.pace = Pace(expected_seconds(self.job, likely_steps(options), options.model, seconds))
-        case = read_case(self.job.inputs.to_dict(), options, progress=self.progress)
-        result = register_case(case, options, self.progress, self.show if self.job.watch else None)
+        self.pace = Pace(expected_seconds(job, likely_steps(options), options.model, seconds))
+        self._memory.forget()
+        case = read_case(job.inputs.to_dict(), options, progress=self.progress)
+        result = register_case(case, options, self.progress, self.show if job.watch else None)
         result.save(self.folder, ".nrrd", compress=False, progress=lambda part: self.progress("write", part))
-        if self.job.report:
+        self._memory.keep(job, case, result)
+        if job.report:
             from ..report.page import write_report
 
             write_report(result, case.fixed, case.moving, self.folder / "report.html")
         learn(seconds, self.pace.seconds, result.metrics["refinement_steps"])
-        return Event("done", self.job.id, folder=str(self.folder), metrics=result.plain_metrics())
+        return Event("done", job.id, folder=str(self.folder), metrics=result.plain_metrics())
+
+    def _correct(self, job: CorrectionJob) -> Event:
+        from ..case import CaseCorrector, read_case, read_result
+        from ..engine.corrections import Correction
+        from ..engine.result import require_writable
+
+        left_out = {"measure"} if job.inputs.labels is None else set()
+        self.pace = Pace({stage: value for stage, value in CORRECTION_SECONDS.items() if stage not in left_out})
+        corrections = [Correction(fixed, moving) for fixed, moving in job.corrections]
+        require_writable(self.folder)
+        corrector = self._memory.corrector(job)
+        if corrector is None:
+            case = read_case(job.inputs.to_dict(), progress=self.progress)
+            corrector = CaseCorrector(case, read_result(self.folder, case))
+        result = corrector.correct(corrections, self.progress)
+        self.progress("write", 0.0)
+        result.renew(self.folder, ".nrrd", compress=False)
+        self._memory.keep_corrector(job, corrector)
+        return Event("done", job.id, folder=str(self.folder), metrics=result.plain_metrics())
 
     def progress(self, stage: str, fraction: float) -> None:
         """Tell how far the job is, now and then; raises CancelledError once it was cancelled."""
@@ -238,7 +267,8 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._lock = threading.Lock()
-        self._waiting: queue.Queue[Union[Job, DeviceQuestion]] = queue.Queue()
+        self._waiting: queue.Queue[Union[AnyJob, DeviceQuestion]] = queue.Queue()
+        self._memory = Memory()
         self._runs: dict[str, Run] = {}
         self._current: Optional[Run] = None
         self._ready = threading.Event()
@@ -265,10 +295,10 @@ class Worker:
             except queue.Empty:
                 release_memory()
                 continue
-            if isinstance(asked, Job):
-                self._do(asked)
-            else:
+            if isinstance(asked, DeviceQuestion):
                 self._answer(asked)
+            else:
+                self._do(asked)
 
     # In the listening thread
 
@@ -285,19 +315,19 @@ class Worker:
             self._end()
         elif isinstance(command, Cancel):
             self._cancel(command.id)
-        elif isinstance(command, Job):
+        elif not isinstance(command, DeviceQuestion):
             self._enqueue(command)
         elif self._ready.is_set():
             self._answer(command)
         else:
             self._waiting.put(command)
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: AnyJob) -> None:
         with self._lock:
             if job.id in self._runs:
                 # Without the id: it would end the other job for whoever listens.
                 raise MessageError(f"There is already a job with the id “{job.id}”.")
-            self._runs[job.id] = Run(job, self._say)
+            self._runs[job.id] = Run(job, self._say, self._memory)
         self._waiting.put(job)
 
     def _cancel(self, id: str) -> None:
@@ -321,7 +351,7 @@ class Worker:
 
     # In the main thread
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: AnyJob) -> None:
         with self._lock:
             run = self._current = self._runs.get(job.id)
         if run is None:

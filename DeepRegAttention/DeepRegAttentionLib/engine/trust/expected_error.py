@@ -46,7 +46,11 @@ class ExpectedError:
 
 
 def expect_error(
-    pair: WorkingPair, displacement: Tensor, spacing_mm: float, model: Optional[ModelFile]
+    pair: WorkingPair,
+    displacement: Tensor,
+    spacing_mm: float,
+    model: Optional[ModelFile],
+    factor: Optional[int] = None,
 ) -> ExpectedError:
     """Predict how far off an answer is.
 
@@ -60,10 +64,12 @@ def expect_error(
         Of the working grid.
     model : ModelFile, optional
         What gave the answer; None is refinement alone.
+    factor : int, optional
+        As :func:`.signs.find_signs` takes it, for a part of a volume.
     """
     calibration = calibration_for(model)
     with torch.no_grad():
-        signs = find_signs(pair.fixed, pair.moving, displacement.float(), pair.mask)
+        signs = find_signs(pair.fixed, pair.moving, displacement.float(), pair.mask, factor)
         coarse = spacing_mm * expected_voxels(signs, calibration)
         expected = resize(coarse, pair.fixed.shape[2:])
         there = resize(signs.there, pair.fixed.shape[2:]) > 0.5

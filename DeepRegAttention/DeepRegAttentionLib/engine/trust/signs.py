@@ -21,6 +21,9 @@ SIGNS = ("pull", "spread", "unlike", "motion", "strain")
 """Names of the signs, in the order of their channels."""
 
 _WINDOW = 7
+REACH = 2 * (_WINDOW // 2) + 1
+"""A sign depends on what lies within so many voxels, and two of its own, coarser ones."""
+
 # Signs are taken at about so many places at most.
 _PLACES = 200_000
 # How far a place may be off before anything is seen of it, voxels.
@@ -35,7 +38,9 @@ class Signs(NamedTuple):
     there: Tensor
 
 
-def find_signs(fixed: Tensor, moving: Tensor, displacement: Tensor, mask: Optional[Tensor] = None) -> Signs:
+def find_signs(
+    fixed: Tensor, moving: Tensor, displacement: Tensor, mask: Optional[Tensor] = None, factor: Optional[int] = None
+) -> Signs:
     """Look for signs of error.
 
     Parameters
@@ -46,8 +51,11 @@ def find_signs(fixed: Tensor, moving: Tensor, displacement: Tensor, mask: Option
         The answer, ``(1, 3, K, J, I)`` in voxels.
     mask : Tensor, optional
         Where both images show something, ``(1, 1, K, J, I)`` in 0..1.
+    factor : int, optional
+        How many times as coarse the signs are; :func:`coarseness` without it. A part of a volume takes that of the
+        whole.
     """
-    factor = coarseness(fixed.shape[2:])
+    factor = factor or coarseness(fixed.shape[2:])
     warped = warp(moving, displacement)
     pull, spread, unlike = _local_alignment(fixed, warped, factor)
     motion = F.avg_pool3d(displacement.norm(dim=1, keepdim=True), factor)
