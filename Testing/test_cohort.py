@@ -135,15 +135,17 @@ def test_a_bids_folder_gives_its_images_with_labels_and_masks(tmp_path):
 
 def test_a_touched_file_is_the_same_and_another_content_is_not(tmp_path):
     fixed, moving = (written(tmp_path / name, name) for name in ("a.nii", "b.nii"))
-    pair, method = Pair("p", Inputs(str(fixed), str(moving))), how(Settings(ALONE))
-    record = made_of(pair, method)
-    assert what_changed(record, pair, method) == ("", record)
+    paths, method = {"fixed": str(fixed), "moving": str(moving)}, how(Settings(ALONE))
+    record = made_of(paths, method)
+    assert what_changed(record, paths, method) == ("", record)
     moving.touch()
-    assert what_changed(record, pair, method)[0] == ""
+    assert what_changed(record, paths, method)[0] == ""
     moving.write_text("another")
-    assert what_changed(record, pair, method)[0] == "another moving image"
-    assert what_changed(record, pair, how(Settings(RegistrationOptions(model="none", refine=3))))[0] == "other options"
-    assert what_changed(record, pair, how(Settings(RegistrationOptions(model="none", threads=3))))[0] != "other options"
+    assert what_changed(record, paths, method)[0] == "another moving image"
+    assert what_changed(record, paths, how(Settings(RegistrationOptions(model="none", refine=3))))[0] == "other options"
+    assert (
+        what_changed(record, paths, how(Settings(RegistrationOptions(model="none", threads=3))))[0] != "other options"
+    )
 
 
 # The table of results

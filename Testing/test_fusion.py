@@ -54,7 +54,7 @@ def test_a_majority_that_errs_alike_is_outweighed_by_the_one_that_looks_like_the
 
 
 def test_the_shares_say_which_atlas_was_believed():
-    shares = fuse(TARGET, IMAGES, LABELS, FusionOptions(alpha=1e-3)).shares
+    shares = fuse(TARGET, IMAGES, LABELS, FusionOptions("joint", alpha=1e-3)).shares
     assert sum(shares) == pytest.approx(1, abs=1e-3)
     assert shares[0] > 0.6
     assert fuse(TARGET, IMAGES, LABELS, FusionOptions("majority")).shares == pytest.approx((0.2,) * 5)

@@ -145,6 +145,10 @@ class Cases:
         """The cases of a part: ``"fit"``, ``"report"`` or ``"trained"``."""
         return [(task, name) for name in self._parts[task][part]]
 
+    def files(self, case: tuple[str, str]) -> ImageFiles:
+        """Where the image of a case lies, and what belongs to it."""
+        return self._files[case]
+
     def group(self, case: tuple[str, str]) -> str:
         """What a case belongs together with."""
         return self._files[case].group

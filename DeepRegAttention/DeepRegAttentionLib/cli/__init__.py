@@ -13,6 +13,7 @@ from .cohort import cohort
 from .console import ReadableErrors
 from .demo import demo
 from .evaluate import evaluate
+from .fuse import fuse
 from .info import info
 from .models import models
 from .register import register
@@ -34,7 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _command in (register, cohort, warp, view, models, info, demo, train, tune):
+for _command in (register, cohort, fuse, warp, view, models, info, demo, train, tune):
     app.command(epilog=_EXIT_CODES)(_command)
 app.add_typer(evaluate)
 

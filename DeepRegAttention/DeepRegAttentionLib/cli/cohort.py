@@ -112,10 +112,8 @@ def cohort(
     settings = Settings(options, file_extension(format), displacement, report)
     pairs = planned(source, images, to_atlas, (atlas_labels, atlas_mask), within_subject, all_pairs, both_ways)
     where = Where(scheduler, cluster, workers)
-    counted = show_progress(Cohort(pairs, settings, output, where), len(pairs))
-    for outcome in counted:
-        if outcome.sentence:
-            say(outcome.pair.name, outcome.sentence, "yellow")
+    for _ in show_progress(Cohort(pairs, settings, output, where), len(pairs)):
+        pass
     for name, file in (("table", TABLE), ("page", WALL)):
         say(name, str((output / file).resolve()), "bold", results)
 
@@ -182,10 +180,10 @@ def find_images(source: Path, pattern: Optional[str]) -> list[ImageFiles]:
     return read_cases(source)
 
 
-def show_progress(outcomes: Iterable[Outcome], count: int) -> Iterator[Outcome]:
-    """The outcomes as they come, with a bar that counts them; Ctrl+C says how to go on.
+def show_progress(outcomes: Iterable[Outcome], count: int, kind: str = "pairs") -> Iterator[Outcome]:
+    """The outcomes as they come, with a bar that counts them, and a line each on those that have something to say.
 
-    Raises CancelledError when it was stopped from the keyboard.
+    Ctrl+C says how to go on, and raises CancelledError. `kind` is what the counts are called at the end.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     seen: Counter[str] = Counter()
@@ -195,12 +193,14 @@ def show_progress(outcomes: Iterable[Outcome], count: int) -> Iterator[Outcome]:
             for outcome in outcomes:
                 seen[outcome.verdict or outcome.state] += 1
                 progress.update(bar, advance=1, description=summary(seen))
+                if outcome.sentence:
+                    say(outcome.pair.name, outcome.sentence, "yellow")
                 yield outcome
         except (KeyboardInterrupt, CancelledError):
             done = sum(seen.values())
             messages.print(f"stopped after {done} of {count} pairs; the same command goes on with the others")
             raise
-    say("pairs", summary(seen), "bold", results)
+    say(kind, summary(seen), "bold", results)
 
 
 def summary(seen: Counter[str]) -> str:

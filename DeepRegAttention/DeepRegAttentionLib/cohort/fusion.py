@@ -7,7 +7,7 @@ believed there. The intensities of each are first scaled to mean 0 and norm 1: o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Optional
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..engine.errors import ImageError, OptionError
 from ..engine.geometry import Grid
 from ..engine.metrics import require_labels, require_same_grid
+from ..engine.resampling import warp_image
 from .voting import vote
 
 METHODS = ("majority", "local", "joint")
@@ -35,7 +36,7 @@ class FusionOptions:
 
     Attributes
     ----------
-    method : {"joint", "local", "majority"}
+    method : {"local", "joint", "majority"}
         How the votes count.
     radius : int
         Of the neighbourhood that is compared, in voxels along the finest axis; the same in mm along the others.
@@ -45,7 +46,7 @@ class FusionOptions:
         "joint": exponent of the errors, and what is added to their variance to keep all votes in play.
     """
 
-    method: str = "joint"
+    method: str = "local"
     radius: int = 2
     power: float = 2.0
     beta: float = 2.0
@@ -89,8 +90,10 @@ def fuse(
     ----------
     target : sitk.Image
         The scalar volume that gets labels.
-    images, labels : sequence of sitk.Image
+    images : sequence of sitk.Image
         Of the atlases, on the target's grid.
+    labels : sequence of sitk.Image
+        Likewise; several for each atlas, one after the other, share its vote (:func:`carried`).
     options : FusionOptions, optional
         How.
 
@@ -102,27 +105,52 @@ def fuse(
         A label map lies on another grid or holds no whole numbers.
     """
     options = options or FusionOptions()
-    if not labels or len(labels) != len(images):
+    if not images or not labels or len(labels) % len(images):
         raise ImageError("Fusion needs at least one atlas, and a label map for each.")
-    for image, drawn in zip(images, labels):
+    for image in images:
         require_same_grid(image, target, "atlas")
+    for drawn in labels:
         require_labels(drawn, target)
     ballots = np.stack([sitk.GetArrayViewFromImage(drawn) for drawn in labels])
     disputed = (ballots != ballots[0]).any(axis=0)
-    weights = None
-    if options.method != "majority":
-        weights = np.zeros(ballots.shape, np.float32)
-        weights[:, disputed] = _weights_at(target, images, disputed, options)
-    winner, share = vote(list(ballots), weights)
+    winner, share = ballots[0].copy(), np.ones(disputed.shape, np.float32)
+    shares = (float("nan"),) * len(images)
+    if disputed.any():
+        weights = np.full((len(images), int(disputed.sum())), 1 / len(images), np.float32)
+        if options.method != "majority":
+            weights = _weights_at(target, images, disputed, options)
+        shares = tuple(weights.mean(axis=1).tolist())
+        counts = np.repeat(weights, len(labels) // len(images), axis=0)
+        winner[disputed], share[disputed] = vote(list(ballots[:, disputed]), counts)
     grid = Grid.of(target)
     fused, confidence = (grid.place(sitk.GetImageFromArray(array)) for array in (winner, share))
-    return Fusion(fused, confidence, _shares(weights, disputed, len(labels)))
+    return Fusion(fused, confidence, shares)
 
 
-def _shares(weights: Optional[np.ndarray], disputed: np.ndarray, count: int) -> tuple[float, ...]:
-    if not disputed.any():
-        return (float("nan"),) * count
-    return (1 / count,) * count if weights is None else tuple(weights[:, disputed].mean(axis=1).tolist())
+def carried(labels: sitk.Image, target: sitk.Image, transform: sitk.Transform) -> list[sitk.Image]:
+    """A label map seen from the middles of the eight parts of each voxel of a target.
+
+    Together they say how much of a voxel each structure takes, as one look at its middle does not.
+
+    Parameters
+    ----------
+    labels : sitk.Image
+        On any grid.
+    target : sitk.Image
+        The volume whose voxels they are.
+    transform : sitk.Transform
+        From target points to those of the label map, LPS mm.
+
+    Returns
+    -------
+    list of sitk.Image
+        Eight maps on the target's grid, nearest neighbour, 0 outside.
+    """
+    grid, seen = Grid.of(target), []
+    for part in product((-0.25, 0.25), repeat=3):
+        moved = replace(grid, origin=tuple(target.TransformContinuousIndexToPhysicalPoint(part)))
+        seen.append(grid.place(warp_image(labels, moved.place(sitk.Image(grid.size, sitk.sitkUInt8)), transform, True)))
+    return seen
 
 
 def _weights_at(

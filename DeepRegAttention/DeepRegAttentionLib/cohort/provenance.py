@@ -19,7 +19,7 @@ from ..engine.errors import ModelError
 from ..engine.models.files import find_model
 from ..engine.models.listing import list_models
 from ..terms.inputs import CALLED
-from .pairs import Pair, Settings
+from .pairs import Settings
 
 _NOT_OF_THE_RESULT = ("threads", "device", "undecided_licences")
 """Options that say where and how fast, not what is computed."""
@@ -57,16 +57,16 @@ def _model(name: str) -> str:
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 
-def made_of(pair: Pair, how: Record) -> dict[str, Any]:
-    """What the result of a pair is made of; reads every input.
+def made_of(paths: Mapping[str, str], how: Record) -> dict[str, Any]:
+    """What a result is made of, of inputs by their names; reads every one.
 
     Take it before the inputs are read: what changes in between is then noticed the next time.
     """
-    return {"inputs": {name: _state(path) for name, path in pair.inputs.to_dict().items()}, **how}
+    return {"inputs": {name: _state(path) for name, path in paths.items()}, **how}
 
 
-def what_changed(record: Record, pair: Pair, how: Record) -> tuple[str, Record]:
-    """Whether a result is what would be made of a pair now.
+def what_changed(record: Record, paths: Mapping[str, str], how: Record) -> tuple[str, Record]:
+    """Whether a result is what would be made of some inputs now.
 
     Returns
     -------
@@ -78,12 +78,12 @@ def what_changed(record: Record, pair: Pair, how: Record) -> tuple[str, Record]:
     for key, now in how.items():
         if record.get(key) != now:
             return ("other options" if key == "settings" else f"another {key}"), record
-    paths, known = pair.inputs.to_dict(), record.get("inputs")
+    known = record.get("inputs")
     if not isinstance(known, dict) or set(known) != set(paths):
         return "other inputs", record
     inputs = {name: known[name] if _is_untouched(known[name], path) else _state(path) for name, path in paths.items()}
     changed = [name for name, state in inputs.items() if state["sha256"] != known[name]["sha256"]]
-    return f"another {CALLED[changed[0]]}" if changed else "", {**record, "inputs": inputs}
+    return f"another {CALLED.get(changed[0], changed[0])}" if changed else "", {**record, "inputs": inputs}
 
 
 # Files

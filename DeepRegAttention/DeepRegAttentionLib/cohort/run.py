@@ -121,7 +121,7 @@ class Cohort:
 def _is_current(pair: Pair, study: Study, made_how: Mapping[str, Any]) -> bool:
     """Whether a pair's result is whole and what would be made now; one that is not is removed."""
     record = study.record(pair.name)
-    changed, renewed = ("no result", None) if record is None else what_changed(record, pair, made_how)
+    changed, renewed = ("no result", None) if record is None else what_changed(record, pair.inputs.to_dict(), made_how)
     if changed:
         study.remove_result(pair.name)
         return False

@@ -4,6 +4,7 @@
 worker writes into ``.partial/TOKEN/NAME.N``, of the owner's token and the attempt, and renames that when it is
 complete. So whatever happens, a folder in ``pairs`` is whole, and what lies in ``.partial`` is nobody's once its owner
 is gone. Beside ``pairs`` lie the table of all measures, a page that shows them, and what people said of the pairs.
+What is made of the pairs, such as fused labels, is kept in the same way in folders of other kinds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ..engine.errors import OutputError
 from .lock import StudyInUseError, owner_of
 
 TABLE, WALL = "cohort.csv", "index.html"
-PAIRS, PARTIAL, RECORD = "pairs", ".partial", "pair.json"
+PAIRS, PARTIAL = "pairs", ".partial"
+_RECORDS = {PAIRS: "pair.json"}
 ATTEMPTS = 3
 """A pair whose worker died so often is set aside."""
 
@@ -34,6 +36,8 @@ class Study:
         As this process sees it.
     token : str
         Of the owner's lock.
+    kind : str
+        Name of the folder of its results.
 
     Attributes
     ----------
@@ -41,14 +45,16 @@ class Study:
         For what is not finished.
     """
 
-    def __init__(self, folder: Path, token: str) -> None:
+    def __init__(self, folder: Path, token: str, kind: str = PAIRS) -> None:
         self.folder = folder
         self.token = token
+        self.kind = kind
         self.partial = folder / PARTIAL / token
+        self._record = _RECORDS.get(kind, "made_of.json")
 
     def result_folder(self, name: str) -> Path:
         """Where the result of a pair lies once it is complete."""
-        return self.folder / PAIRS / name
+        return self.folder / self.kind / name
 
     # For the owner
 
@@ -56,7 +62,7 @@ class Study:
         """Make the folders, and remove what earlier owners left unfinished."""
         shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
         self.partial.mkdir(parents=True, exist_ok=True)
-        (self.folder / PAIRS).mkdir(exist_ok=True)
+        (self.folder / self.kind).mkdir(exist_ok=True)
 
     def tidy(self) -> None:
         """Remove everything unfinished."""
@@ -66,7 +72,7 @@ class Study:
         """What the result of a pair was made of; None if there is no whole result."""
         folder = self.result_folder(name)
         try:
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            record = json.loads((folder / self._record).read_text(encoding="utf-8"))
             files = record["files"]
             whole = all((folder / file).stat().st_size == size for file, size in files.items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -77,7 +83,7 @@ class Study:
         """Replace what is known of a result's inputs, in one step."""
         new = self.partial / f"{name}.json"
         new.write_text(_as_json(record), encoding="utf-8")
-        new.replace(self.result_folder(name) / RECORD)
+        new.replace(self.result_folder(name) / self._record)
 
     def attempts(self, name: str) -> int:
         """How often a worker has begun a pair and not ended it."""
@@ -115,7 +121,7 @@ class Study:
         """
         try:
             files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-            (folder / RECORD).write_text(_as_json({**record, "files": files}), encoding="utf-8")
+            (folder / self._record).write_text(_as_json({**record, "files": files}), encoding="utf-8")
             self._require_owner()
             self.remove_result(name)
             folder.rename(self.result_folder(name))

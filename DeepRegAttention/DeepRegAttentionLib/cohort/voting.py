@@ -19,15 +19,15 @@ def vote(ballots: Sequence[np.ndarray], weights: Optional[np.ndarray] = None) ->
     Parameters
     ----------
     ballots : sequence of ndarray
-        N label maps ``(K, J, I)`` of whole numbers. A tie goes to the side of the earliest, not to the lowest number:
+        N label maps of one shape, of whole numbers. A tie goes to the side of the earliest, not to the lowest number:
         the background would win all ties, and structures would shrink.
     weights : ndarray, optional
-        How much each vote counts, ``(N, K, J, I)``, none negative; all the same without it.
+        How much each vote counts, ``(N, ...)``, none negative; all the same without it.
 
     Returns
     -------
     (ndarray, ndarray)
-        ``(K, J, I)``: labels of the ballots' type, and shares, float32, 0..1 (0 where no vote counts).
+        Of that shape: labels of the ballots' type, and shares, float32, 0..1 (0 where no vote counts).
     """
     shape = ballots[0].shape
     maps = np.stack([ballot.ravel() for ballot in ballots])

@@ -71,7 +71,7 @@ def register_pair(pair: Pair, settings: Settings, study: Study, how: Mapping[str
     try:
         _prepare(threads)
         # What changes while it is registered is noticed the next time.
-        record = made_of(pair, how)
+        record = made_of(pair.inputs.to_dict(), how)
         metrics = _register(pair, settings, folder, threads)
         study.complete(pair.name, folder, record)
         return Outcome(pair, DONE, study.result_folder(pair.name), metrics)

@@ -154,7 +154,7 @@ class RegistrationResult:
 
     def plain_metrics(self) -> dict[str, Any]:
         """The metrics as JSON has them: null where a number does not exist."""
-        plain: dict[str, Any] = _without_nan(self.metrics)
+        plain: dict[str, Any] = without_nan(self.metrics)
         return plain
 
     def save(
@@ -278,11 +278,14 @@ class RegistrationResult:
         for part, (name, transform) in enumerate(zip(_TRANSFORMS, (self.transform, self.inverse_transform))):
             report(0.5 * part)
             if transform is not None:
-                _write_transform(transform, folder / name)
+                write_transform(transform, folder / name)
 
 
-def _write_transform(transform: sitk.Transform, path: Path) -> None:
-    """Write a transform if there is room: a full disk makes the HDF5 library end the process with a crash."""
+def write_transform(transform: sitk.Transform, path: Path) -> None:
+    """Write a transform if there is room: a full disk makes the HDF5 library end the process with a crash.
+
+    OSError or RuntimeError if that fails.
+    """
     chain = sitk.CompositeTransform(transform)
     parts = [chain.GetNthTransform(n) for n in range(chain.GetNumberOfTransforms())]
     size = 8 * sum(part.GetNumberOfParameters() for part in parts) + 2**14
@@ -419,10 +422,10 @@ def _reason(error: Exception, folder: Path) -> str:
     return "the file system refused it; the disk or the quota may be full"
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The value with null for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
