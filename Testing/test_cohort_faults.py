@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -131,6 +134,64 @@ def test_the_command_is_killed_and_started_again(around):
     assert states == {"first": "kept", "second": "done", "third": "done"}
     assert [logged(around)[f"done {name}"] for name in names] == [1, 1, 1]
     require_true_and_tidy(around, set(names), {})
+
+
+def alive(group: int) -> list[str]:
+    """The commands of a process group that run; whoever has ended and was not asked for how does not."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, fields = stat.read_text().partition(") ")
+            state, _, process_group = fields.split()[:3]
+            if int(process_group) == group and state != "Z":
+                found.append(name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="the system does not list its processes in /proc")
+def test_ctrl_c_ends_the_command_cleanly_and_the_same_command_goes_on(around):
+    with (around / "pairs.csv").open("w") as file:
+        file.write("name,fixed,moving\nfirst,fixed.nrrd,moving.nrrd\nsecond,fixed.nrrd,later.nrrd\n")
+    # Its worker waits for somebody to write into this one.
+    os.mkfifo(around / "later.nrrd")
+    options = "--workers 1 --model none --prealign none --refine 1 --spacing 6 --no-maps --format nrrd"
+    arguments = [str(around / "pairs.csv"), "-o", str(around / "study"), *options.split()]
+    code = "from DeepRegAttentionLib.cli import main; main()"
+    started = subprocess.Popen(
+        [sys.executable, "-c", code, "cohort", *arguments],
+        env={**os.environ, "PYTHONPATH": str(MODULE)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As in a terminal, where the signal goes to all processes of the command; a suite in the background ignores it.
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    study = around / "study"
+    while not (
+        list(study.glob(".partial/*/second.1")) and (study / "cohort.csv").exists() and "first" in table(around)
+    ):
+        assert started.poll() is None
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGINT)
+    said, complained = started.communicate()
+    assert started.returncode == 130
+    assert re.search(r"stopped after [01] of 2 pairs; the same command goes on with the others", complained)
+    assert "Traceback" not in complained
+    assert not said
+    for _ in range(100):
+        if not alive(started.pid):
+            break
+        time.sleep(0.1)
+    assert not alive(started.pid)
+    require_true_and_tidy(around, {"first"}, {})
+    (around / "later.nrrd").unlink()
+    shutil.copy(around / "moving.nrrd", around / "later.nrrd")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "cohort", *arguments], env={**os.environ, "PYTHONPATH": str(MODULE)}, check=False
+    )
+    assert done.returncode == 0
+    require_true_and_tidy(around, {"first", "second"}, {})
 
 
 def test_a_full_disk_stops_in_a_sentence_and_goes_on_later(around):

@@ -8,7 +8,8 @@ import SimpleITK as sitk
 from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.result import RegistrationResult
 from DeepRegAttentionLib.engine.result_folder import GLANCE_FILE
-from DeepRegAttentionLib.report.glance import GAP, PANELS, SIDE, glance, plane_of, write_glance
+from DeepRegAttentionLib.report.glance import glance, plane_of, write_glance
+from DeepRegAttentionLib.report.style import GAP, PANELS, SIDE
 from helpers.images import blob_image, rotation
 from PIL import Image
 

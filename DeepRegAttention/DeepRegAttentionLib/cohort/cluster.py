@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -211,6 +212,8 @@ def _uninterrupted() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # Started later, it would let the signal through again to what is started next.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -244,7 +247,10 @@ def _local(plan: Plan, scratch: Path) -> Any:
         number: {"cls": Nanny, "options": {**common, "env": {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}}}
         for number, gpu in enumerate(gpus)
     }
-    scheduler = {"cls": Scheduler, "options": {**local, "port": 0, "dashboard": False}}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {**local, "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"},
+    }
     return SpecCluster(workers=workers, scheduler=scheduler, **quiet)
 
 

@@ -18,12 +18,7 @@ from ..engine.result import RegistrationResult
 from ..engine.result_folder import GLANCE_FILE
 from ..terms.maps import ColourScale, scale
 from .sections import PLANES, Plane, Section, foreground_points, view_box, window
-
-PANELS = ("Fixed", "Warped", "Difference", "Expected error")
-"""From left to right; the last is empty where there is no map of the error."""
-
-SIDE, GAP = 144, 2
-"""Pixels of a panel and between two."""
+from .style import GAP, PANELS, SIDE
 
 _QUALITY = 85
 _GROUND, _INK = (20, 23, 26), (215, 220, 225)

@@ -1,6 +1,12 @@
-"""How the page of a report looks."""
+"""How pages and small pictures of a report look."""
 
 from __future__ import annotations
+
+PANELS = ("Fixed", "Warped", "Difference", "Expected error")
+"""Of a pair at a glance, from left to right; the last is empty where there is no map of the error."""
+
+SIDE, GAP = 144, 2
+"""Pixels of such a panel and between two."""
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1b1f23; --soft: #5c6670; --line: #d9dee3;

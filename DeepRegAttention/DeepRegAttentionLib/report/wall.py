@@ -18,8 +18,7 @@ from ..engine.result_folder import GLANCE_FILE
 from ..terms.measures import LESS, MORE, Row, measure_of
 from ..terms.palettes import GRADE_COLOURS
 from ..terms.verdict import grade_title
-from .glance import GAP, PANELS, SIDE
-from .style import STYLE
+from .style import GAP, PANELS, SIDE, STYLE
 
 Cells = Mapping[str, str]
 """A row of ``cohort.csv``."""
