@@ -40,8 +40,8 @@ EXTENSIONS = (".nii.gz", ".nrrd")
 UNCORRECTED = "uncorrected"
 """Folder in a result folder: what was found before any correction, of the files that corrections change."""
 
-_CORRECTED_MAPS = ("expected_error", "error_bound", "jacobian", "correction", "difference_after")
-_CORRECTED_IMAGES = ("warped", "warped_labels", "displacement", *_CORRECTED_MAPS)
+CORRECTED_MAPS = ("expected_error", "error_bound", "jacobian", "correction", "difference_after")
+_CORRECTED_IMAGES = ("warped", "warped_labels", "displacement", *CORRECTED_MAPS)
 _TRANSFORMS = ("transform.h5", "inverse_transform.h5")
 _PARTIAL = ".writing-"
 
@@ -255,7 +255,7 @@ class RegistrationResult:
 
     def _changing(self, displacement: bool) -> dict[str, sitk.Image]:
         """The images that corrections change."""
-        maps = {name: self.maps[name] for name in _CORRECTED_MAPS if name in self.maps}
+        maps = {name: self.maps[name] for name in CORRECTED_MAPS if name in self.maps}
         return replace(self, maps=maps)._images(displacement)
 
     def _write_files(

@@ -66,6 +66,10 @@ class Comparison:
         self._greys: dict[str, np.ndarray] = {}
         self._mixed: Optional[slicer.vtkMRMLScalarVolumeNode] = None
 
+    def renew(self) -> None:
+        """Have the next call show the images as they are by then: one of them has changed."""
+        self._greys.clear()
+
     def against(self, state: str) -> None:
         """Compare with the moving image ``"before"`` (linear alignment only) or ``"after"`` the deformation."""
         self._state = state

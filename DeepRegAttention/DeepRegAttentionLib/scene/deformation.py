@@ -19,7 +19,7 @@ from ..terms.maps import SHORTEST_ARROW, is_seen_through, length_scale
 from .colors import length_colors
 from .nodes import add_node, image_array, matrix_array, voxel_to_world, voxels
 from .results import Result
-from .transforms import at_rest_outside, grid_part, grid_transform, longest_displacement, parts, without_linear
+from .transforms import at_rest_outside, deformation_part, grid_part, grid_transform, longest_displacement, parts
 
 STYLES = ("none", "grid", "arrows", "contours")
 """Ways to draw a deformation."""
@@ -131,30 +131,36 @@ def _hide(node: Optional[slicer.vtkMRMLTransformNode]) -> None:
 def _deformation_node(result: Result, role: str) -> Optional[slicer.vtkMRMLTransformNode]:
     """What is drawn of the transform, without its linear part: a large shift would hide the small motions."""
     node = result.extra(role)
-    grid = deformation_grid(result) if node is None else None
-    if grid is None:
+    if node is not None or deformation_grid(result) is None:
         return node
     node = add_node(result.scene, "vtkMRMLGridTransformNode", f"{result.name} {role}")
+    node.SetDescription("Made to be drawn: the linear part of the registration is not in it.")
+    _set_motion(result, role, node)
+    result.keep(role, node)
+    return node
+
+
+def renew_deformation(result: Result) -> None:
+    """Have what is drawn of the deformation be what it is now."""
+    for role in ("deformation", "arrows"):
+        node = result.extra(role)
+        if node is not None:
+            _set_motion(result, role, node)
+
+
+def _set_motion(result: Result, role: str, node: slicer.vtkMRMLTransformNode) -> None:
     back = grid_part(result.inverse) if result.inverse is not None else None
     if back is not None:
         # Drawn the way it is: where motion begins and ends at once, no transform could be inverted.
         where = _something(result, back) if role == "arrows" else None
         node.SetAndObserveTransformToParent(at_rest_outside(back, where))
     else:
-        node.SetAndObserveTransformFromParent(at_rest_outside(grid))
-    node.SetDescription("Made to be drawn: the linear part of the registration is not in it.")
-    result.keep(role, node)
-    return node
+        node.SetAndObserveTransformFromParent(at_rest_outside(deformation_grid(result)))
 
 
 def deformation_grid(result: Result) -> Optional[vtk.vtkAbstractTransform]:
     """The displacement grid of the deformation alone, from fixed to aligned moving points; None without a transform."""
-    transform = result.transform
-    grid = grid_part(transform) if transform is not None else None
-    if transform is None or grid is None:
-        return None
-    alone, linear = len(parts(transform.GetTransformFromParent())) == 1, result.linear
-    return without_linear(grid, linear) if alone and not np.allclose(linear, np.eye(4)) else grid
+    return None if result.transform is None else deformation_part(result.transform, result.linear)
 
 
 def _something(result: Result, grid: vtk.vtkAbstractTransform) -> Optional[np.ndarray]:

@@ -309,11 +309,27 @@ def write_transform(
     if len(complete) < len(chain):
         complete = [_sampled(from_world, reference)]
     # ITK applies the last one first.
-    transform = sitk.CompositeTransform(complete[::-1] or [sitk.AffineTransform(3)])
+    _write_chain(sitk.CompositeTransform(complete[::-1] or [sitk.AffineTransform(3)]), Path(path))
+
+
+def write_deformation(linear: np.ndarray, grid: vtk.vtkAbstractTransform, path: Union[str, Path]) -> None:
+    """Write a displacement grid followed by a matrix ``(4, 4)``, both of RAS points, as ``.h5`` of LPS points.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    matrix = ras_to_lps(linear)
+    affine = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
+    _write_chain(sitk.CompositeTransform([affine, _field_transform(grid)]), Path(path))
+
+
+def _write_chain(transform: sitk.Transform, path: Path) -> None:
     try:
         sitk.WriteTransform(transform, str(path))
     except RuntimeError as error:
-        raise _not_written(Path(path)) from error
+        raise _not_written(path) from error
 
 
 def _itk_transform(part: vtk.vtkAbstractTransform) -> Optional[sitk.Transform]:

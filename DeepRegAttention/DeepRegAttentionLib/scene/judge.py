@@ -31,6 +31,7 @@ def make_tables(
     jacobian: Optional[slicer.vtkMRMLScalarVolumeNode] = None,
     label_names: Optional[Mapping[int, str]] = None,
     name: str = "Registration",
+    known: Optional[Mapping[str, slicer.vtkMRMLTableNode]] = None,
 ) -> dict[str, slicer.vtkMRMLTableNode]:
     """Tables of what was measured; one that there is nothing for is left out.
 
@@ -46,6 +47,8 @@ def make_tables(
         Names of the structures.
     name : str
         What the names of the tables begin with.
+    known : mapping of str to vtkMRMLTableNode, optional
+        Tables of an earlier call, which are filled anew.
 
     Returns
     -------
@@ -61,9 +64,12 @@ def make_tables(
     found = structures(metrics.get("labels"), label_names or {})
     contents["structures"] = (STRUCTURE_COLUMNS, [[structure.name, *structure.rounded] for structure in found])
     contents["histogram"] = (("Jacobian", "% of voxels"), _histogram_rows(jacobian))
-    return {
-        kind: _table(scene, f"{name} {kind} table", head, lines) for kind, (head, lines) in contents.items() if lines
-    }
+    found_tables = {}
+    for kind, (head, lines) in contents.items():
+        if lines:
+            node = (known or {}).get(kind) or add_node(scene, "vtkMRMLTableNode", f"{name} {kind} table")
+            found_tables[kind] = _filled(node, head, lines)
+    return found_tables
 
 
 def _histogram_rows(jacobian: Optional[slicer.vtkMRMLScalarVolumeNode]) -> list[list[Cell]]:
@@ -83,10 +89,9 @@ def _histogram_rows(jacobian: Optional[slicer.vtkMRMLScalarVolumeNode]) -> list[
     return [[n * width, 100.0 * count / values.size] for n, count in enumerate(counts.tolist())]
 
 
-def _table(
-    scene: slicer.vtkMRMLScene, name: str, head: Sequence[str], lines: Sequence[Sequence[Cell]]
+def _filled(
+    node: slicer.vtkMRMLTableNode, head: Sequence[str], lines: Sequence[Sequence[Cell]]
 ) -> slicer.vtkMRMLTableNode:
-    node = add_node(scene, "vtkMRMLTableNode", name)
     table = vtk.vtkTable()
     for index, title in enumerate(head):
         array = vtk.vtkStringArray() if isinstance(lines[0][index], str) else vtk.vtkDoubleArray()

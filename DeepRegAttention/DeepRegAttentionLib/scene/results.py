@@ -12,7 +12,8 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 import slicer
 
-from ..engine.result import EXTENSIONS, MAP_NAMES
+from ..engine.errors import UnreadableFileError
+from ..engine.result import EXTENSIONS, MAP_NAMES, UNCORRECTED
 from ..engine.result_folder import read_metrics
 from ..terms.maps import MAPS, VECTORS
 from .colors import label_colors
@@ -34,7 +35,7 @@ from .overlays import style_map
 from .transforms import followed_by, grid_part, interpolate_linearly, linear_part, read_transform
 
 _MARK = "DeepRegAttention.Result"
-_METRICS, _NAME, _LINEAR = "metrics", "name", "linear"
+_METRICS, _NAME, _LINEAR, _METRICS_BEFORE = "metrics", "name", "linear", "uncorrected_metrics"
 _MAP, _TABLE, _PLOT = "map_", "table_", "plot_"
 _GIVEN = ("fixed", "moving", "fixed_labels")
 """Roles of the nodes that are the user's own."""
@@ -246,7 +247,7 @@ def _rebuilt(node: slicer.vtkMRMLScriptedModuleNode) -> Optional[Result]:
     groups = {prefix: dict(_group(node, prefix)) for prefix in (_MAP, _TABLE, _PLOT)}
     if not any(single.values()) and not any(groups.values()):
         return None
-    for role in ("transform", "inverse", "deformation", "arrows"):
+    for role in ("transform", "inverse", "deformation", "arrows", UNCORRECTED):
         transform = node.GetNodeReference(role)
         if transform is not None:
             # A scene file does not say how its grids are to be interpolated.
@@ -272,6 +273,75 @@ def _group(node: slicer.vtkMRMLScriptedModuleNode, prefix: str) -> Iterator[tupl
         other = node.GetNodeReference(role)
         if role.startswith(prefix) and other is not None:
             yield role[len(prefix) :], other
+
+
+def find_image(name: str, folder: Path) -> Optional[Path]:
+    """An image of a result folder, in whichever of its formats."""
+    paths = [folder / f"{name}{extension}" for extension in (".nrrd", *EXTENSIONS)]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _add_map(result: Result, name: str, folder: Path) -> slicer.vtkMRMLVolumeNode:
+    kind = "vtkMRMLVectorVolumeNode" if name == VECTORS else "vtkMRMLScalarVolumeNode"
+    node = add_node(result.scene, kind, f"{result.name} {MAPS[name].name}")
+    try:
+        read_volume(node, find_image(name, folder) or folder / name)
+    except UnreadableFileError:
+        remove_node(result.scene, node)
+        raise
+    result.keep(_MAP + name, node)
+    node.SetDescription(MAPS[name].meaning)
+    result.maps[name] = node
+    style_map(node, name)
+    return node
+
+
+def renew_map(result: Result, name: str, folder: Path) -> None:
+    """Have a map of a result be what a folder has of it: with the colours that it has, with its own if it is new."""
+    path = find_image(name, folder)
+    if path is None:
+        remove_node(result.scene, result.maps.pop(name, None))
+    elif name in result.maps:
+        read_volume(result.maps[name], path)
+    else:
+        _add_map(result, name, folder)
+
+
+def keep_uncorrected(result: Result, folder: Path) -> list[slicer.vtkMRMLNode]:
+    """Have a result know its transform and metrics from before any correction, as a folder tells; the new nodes.
+
+    They are hidden and saved with the scene.
+    """
+    before, node = folder / UNCORRECTED, result.extra(UNCORRECTED)
+    if not before.is_dir():
+        remove_node(result.scene, node)
+        result.node.UnsetParameter(_METRICS_BEFORE)
+        return []
+    if node is not None:
+        return []
+    node = add_node(result.scene, "vtkMRMLTransformNode", f"{result.name} uncorrected transform")
+    node.SetHideFromEditors(True)
+    result.node.SetNodeReferenceID(UNCORRECTED, node.GetID())
+    read_transform(node, before / "transform.h5")
+    result.node.SetParameter(_METRICS_BEFORE, json.dumps(read_metrics(before)))
+    return [node]
+
+
+def metrics_before(result: Result) -> dict[str, Any]:
+    """What was measured before any correction."""
+    metrics: dict[str, Any] = json.loads(
+        result.node.GetParameter(_METRICS_BEFORE) or result.node.GetParameter(_METRICS)
+    )
+    return metrics
+
+
+def renew_metrics(result: Result, folder: Path, label_names: Mapping[int, str]) -> None:
+    """Have the metrics of a result, and its tables, be what a folder has."""
+    result.metrics = read_metrics(folder)
+    result.node.SetParameter(_METRICS, json.dumps(result.metrics))
+    if result.tables:
+        jacobian = result.maps.get("jacobian")
+        make_tables(result.scene, result.metrics, jacobian, label_names, result.name, result.tables)
 
 
 class _Loader:
@@ -301,18 +371,19 @@ class _Loader:
         if wanted.warped:
             yield "warped image", self.load_warped
         yield "transform", partial(self.load_transform, wanted.transform)
+        yield "corrections", self.load_uncorrected
         if wanted.inverse and (self.folder / "inverse_transform.h5").is_file():
             yield "inverse transform", self.load_inverse
         for name in self._maps(wanted.maps):
             yield MAPS[name].name, partial(self.load_map, name)
-        if wanted.labels and self._find("warped_labels") is not None:
+        if wanted.labels and find_image("warped_labels", self.folder) is not None:
             yield "structures", self.load_labels
         if wanted.measures:
             yield "measures", self.measure
 
     def _maps(self, wanted: Union[bool, tuple[str, ...]]) -> list[str]:
         names = MAP_NAMES if wanted is True else wanted or ()
-        return [name for name in names if self._find(name) is not None]
+        return [name for name in names if find_image(name, self.folder) is not None]
 
     def start(self) -> None:
         """The hidden node and the folder."""
@@ -353,6 +424,10 @@ class _Loader:
         else:
             self._keep_transform("transform", node, self.fixed, self.moving)
 
+    def load_uncorrected(self) -> None:
+        """The transform as it was found, if corrections changed it."""
+        self.made += keep_uncorrected(self.result, self.folder)
+
     def load_inverse(self) -> None:
         """The other direction."""
         node = self._add("vtkMRMLTransformNode", f"{self.base} inverse transform")
@@ -375,11 +450,7 @@ class _Loader:
 
     def load_map(self, name: str) -> None:
         """A map, in its own colours."""
-        kind = "vtkMRMLVectorVolumeNode" if name == VECTORS else "vtkMRMLScalarVolumeNode"
-        node = self._volume(kind, name, f"{self.base} {MAPS[name].name}", _MAP + name)
-        node.SetDescription(MAPS[name].meaning)
-        self.result.maps[name] = node
-        style_map(node, name)
+        self.made.append(_add_map(self.result, name, self.folder))
 
     def load_labels(self) -> None:
         """The warped structures, in colours that tell neighbours apart."""
@@ -404,14 +475,10 @@ class _Loader:
     def _volume(self, kind: str, file: str, name: str, role: str = "") -> slicer.vtkMRMLVolumeNode:
         """A volume of the folder; filed with the result if it has a role."""
         node = self._add(kind, name)
-        read_volume(node, self._find(file) or self.folder / f"{file}{EXTENSIONS[0]}")
+        read_volume(node, find_image(file, self.folder) or self.folder / f"{file}{EXTENSIONS[0]}")
         if role:
             self.result.keep(role, node)
         return node
-
-    def _find(self, name: str) -> Optional[Path]:
-        paths = [self.folder / f"{name}{extension}" for extension in (".nrrd", *EXTENSIONS)]
-        return next((path for path in paths if path.is_file()), None)
 
     def _add(self, kind: str, name: str) -> slicer.vtkMRMLNode:
         self.made.append(add_node(self.scene, kind, name))

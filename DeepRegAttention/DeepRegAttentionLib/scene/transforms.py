@@ -63,6 +63,15 @@ def grid_part(node: slicer.vtkMRMLTransformNode) -> Optional[vtk.vtkAbstractTran
     return grids[0] if grids else None
 
 
+def deformation_part(node: slicer.vtkMRMLTransformNode, linear: np.ndarray) -> Optional[vtk.vtkAbstractTransform]:
+    """The displacement grid of a transform without its linear part, ``(4, 4)``, RAS mm; None if it is linear alone."""
+    grid = grid_part(node)
+    if grid is None:
+        return None
+    alone = len(parts(node.GetTransformFromParent())) == 1
+    return without_linear(grid, linear) if alone and not np.allclose(linear, np.eye(4)) else grid
+
+
 def grid_transform(
     field: slicer.vtkMRMLVectorVolumeNode, sign: float = 1.0, steps: Sequence[int] = (1, 1, 1)
 ) -> slicer.vtkOrientedGridTransform:

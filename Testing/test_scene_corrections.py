@@ -1,0 +1,192 @@
+"""Corrections in a scene: the nodes change in place, and a scene that was loaded can be corrected further."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from DeepRegAttentionLib.case import Case, CaseCorrector, read_result
+from DeepRegAttentionLib.engine.corrections import Correction
+from DeepRegAttentionLib.engine.errors import CorrectionError
+from DeepRegAttentionLib.engine.options import RegistrationOptions
+from DeepRegAttentionLib.engine.registration import register
+from DeepRegAttentionLib.scene.compare import Comparison
+from DeepRegAttentionLib.scene.corrections import (
+    corrections_of,
+    moving_point,
+    refresh_result,
+    refresh_steps,
+    to_lps,
+    write_result,
+)
+from DeepRegAttentionLib.scene.deformation import show_deformation
+from DeepRegAttentionLib.scene.nodes import remove_node
+from DeepRegAttentionLib.scene.results import Wanted, find_results, load_result, remove_result
+from helpers.images import blob_image
+from helpers.scene import World, add_volume, voxels
+
+FIXED_POINT = np.array([-31.0, 57.0, 112.0])
+"""RAS mm, in the middle of the fixed image."""
+DRAG = np.array([2.0, -3.0, 1.5])
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Case(blob_image(), blob_image(size=(40, 40, 30), degrees=(5, 10, -9), shift=(3, -1, 2)))
+
+
+@pytest.fixture(scope="module")
+def found(case: Case):
+    options = RegistrationOptions(model="none", prealign="rigid", refine=2, spacing=3.0, threads=1)
+    return register(case.fixed, case.moving, options)
+
+
+@pytest.fixture
+def folder(found, tmp_path: Path) -> Path:
+    return found.save(tmp_path / "result", ".nrrd", compress=False)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def load(world, case, folder, tmp_path):
+    images = [add_volume(world.scene, image, name, tmp_path)
+              for image, name in ((case.fixed, "fixed"), (case.moving, "moving"))]  # fmt: skip
+    return lambda wanted=None: load_result(world.scene, folder, *images, wanted)
+
+
+def corrected(case: Case, folder: Path, *pairs) -> None:
+    """As the worker does it."""
+    corrections = [Correction(*pair) for pair in pairs]
+    CaseCorrector(case, read_result(folder, case)).correct(corrections).renew(folder, ".nrrd", compress=False)
+
+
+def dragged(result, by: np.ndarray = DRAG, point: np.ndarray = FIXED_POINT):
+    """A pair as the worker takes it: what the warped volume shows beside a point belongs there."""
+    return to_lps(point), to_lps(moving_point(result, point + by))
+
+
+def through(result, point: np.ndarray) -> np.ndarray:
+    return np.array(result.transform.GetTransformFromParent().TransformPoint(point))
+
+
+@pytest.mark.parametrize("kind", ["full", "grid"])
+def test_the_nodes_of_a_result_show_its_correction_in_place(load, case, folder, kind) -> None:
+    result = load(Wanted(transform=kind))
+    drawn = show_deformation(result, "grid")
+    nodes = [result.warped, result.transform, result.inverse, *result.maps.values(), *result.tables.values()]
+    window = result.warped.GetDisplayNode().GetWindowLevelMin()
+    before = voxels(result.warped).copy()
+    goal = moving_point(result, FIXED_POINT + DRAG)
+    pair = dragged(result)
+    corrected(case, folder, pair)
+    refresh_result(result, folder)
+    np.testing.assert_allclose(through(result, FIXED_POINT), goal, atol=0.01)
+    back = np.array(result.inverse.GetTransformFromParent().TransformPoint(goal))
+    np.testing.assert_allclose(back, FIXED_POINT, atol=0.5)
+    assert np.abs(voxels(result.warped) - before).max() > 0.02
+    assert result.warped.GetDisplayNode().GetWindowLevelMin() == window
+    maps = [node for name, node in result.maps.items() if name != "correction"]
+    assert nodes[: -len(result.tables)] == [result.warped, result.transform, result.inverse, *maps]
+    assert list(result.tables.values()) == nodes[-len(result.tables) :]
+    assert voxels(result.maps["correction"]).max() == pytest.approx(np.linalg.norm(DRAG), rel=0.2)
+    assert drawn.GetDisplayableNode() is result.extra("deformation")
+    placed = corrections_of(result)
+    np.testing.assert_allclose(placed[0].fixed, FIXED_POINT, atol=1e-9)
+    np.testing.assert_allclose(placed[0].moving, goal, atol=1e-9)
+    np.testing.assert_allclose(placed[0].pair, pair)
+    assert placed[0].before_mm > 2 > 0.01 > placed[0].after_mm
+    corrected(case, folder)
+    refresh_result(result, folder)
+    np.testing.assert_array_equal(voxels(result.warped), before)
+    assert "correction" not in result.maps
+    assert corrections_of(result) == []
+    assert result.extra("uncorrected") is None
+
+
+def test_what_is_drawn_of_the_deformation_follows(load, case, folder) -> None:
+    result = load()
+    show_deformation(result, "grid")
+
+    drawn = result.extra("deformation")
+    before = np.array(drawn.GetTransformToParent().TransformPoint(FIXED_POINT))
+    corrected(case, folder, dragged(result))
+    refresh_result(result, folder)
+    assert result.extra("deformation") is drawn
+    assert np.linalg.norm(drawn.GetTransformToParent().TransformPoint(FIXED_POINT) - before) > 1
+
+
+def test_a_comparison_shows_the_correction_once_it_is_told(load, case, folder) -> None:
+    result = load()
+    comparison = Comparison(result, [])
+    comparison.checkerboard(8)
+    mixed = voxels(comparison._mixed).copy()
+    corrected(case, folder, dragged(result))
+    refresh_result(result, folder)
+    comparison.renew()
+    comparison.checkerboard(8)
+    assert (voxels(comparison._mixed) != mixed).any()
+
+
+@pytest.mark.parametrize("kind", ["full", "grid"])
+def test_a_loaded_scene_is_corrected_further_and_taken_back(load, case, folder, kind, tmp_path) -> None:
+    result = load(Wanted(transform=kind))
+    uncorrected = through(result, FIXED_POINT)
+    first = dragged(result)
+    corrected(case, folder, first)
+    refresh_result(result, folder)
+    assert result.scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    other = World()
+    assert other.scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    (again,) = find_results(other.scene)
+    assert len(corrections_of(again)) == 1
+    anew = tmp_path / "anew"
+    anew.mkdir()
+    write_result(again, anew)
+    second = dragged(again, -DRAG, np.add(FIXED_POINT, (14, 10, 0)))
+    corrected(case, anew, *(one.pair for one in corrections_of(again)), second)
+    refresh_result(again, anew)
+    for fixed, moving in (first, second):
+        np.testing.assert_allclose(to_lps(through(again, np.array(to_lps(fixed)))), moving, atol=0.01)
+    corrected(case, anew)
+    refresh_result(again, anew)
+    np.testing.assert_allclose(through(again, FIXED_POINT), uncorrected, atol=1e-3)
+    assert corrections_of(again) == []
+
+
+def test_a_corrected_folder_is_loaded_with_what_it_was(load, case, folder, world) -> None:
+    plain = load()
+    pair = dragged(plain)
+    remove_result(plain)
+    corrected(case, folder, pair)
+    count = world.scene.GetNumberOfNodes()
+    result = load()
+    assert len(corrections_of(result)) == 1
+    assert result.extra("uncorrected").GetHideFromEditors()
+    assert {"correction", "expected_error"} <= set(result.maps)
+    remove_result(result)
+    left = {world.scene.GetNthNode(n).GetClassName() for n in range(count, world.scene.GetNumberOfNodes())}
+    assert "vtkMRMLTransformNode" not in left
+
+
+def test_deleted_nodes_are_not_made_again_and_without_a_transform_nothing_is_corrected(
+    load, case, folder, tmp_path
+) -> None:
+    result = load()
+    pair = dragged(result)
+    corrected(case, folder, pair)
+    remove_node(result.scene, result.warped)
+    result.warped = None
+    remove_node(result.scene, result.maps.pop("jacobian"))
+    steps = list(refresh_steps(result, folder))
+    assert steps[0] == "transform"
+    assert result.warped is None
+    assert "jacobian" not in result.maps
+    remove_node(result.scene, result.transform)
+    result.transform = None
+    with pytest.raises(CorrectionError, match="transform of this result is gone"):
+        moving_point(result, FIXED_POINT)
