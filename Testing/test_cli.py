@@ -619,3 +619,43 @@ def test_the_demo_ends_with_a_report(tmp_path):
     report, viewer = outcome.stdout.splitlines()[-2:]
     assert report == f"report: {(tmp_path / 'demo' / 'report.html').resolve()}"
     assert viewer == f"browser: deepreg-attention view {tmp_path / 'demo'}"
+
+
+# Correct
+
+
+def test_a_result_is_corrected_in_place_and_taken_back(case, tmp_path):
+    output = tmp_path / "result"
+    images = ("register", case / "fixed.nii.gz", case / "moving.nii.gz", "-o", output, *FAST, "--threads", 1)
+    assert call(*images).exit_code == 0
+    before = {name: (output / name).read_bytes() for name in files_in(output)}
+    goals = POINTS + np.array((3.0, -1.0, 0.0))
+    for name, points in (("from.txt", POINTS), ("to.txt", goals)):
+        write_landmarks(tmp_path / name, Landmarks(points))
+    pairs = ("--fixed-landmarks", tmp_path / "from.txt", "--moving-landmarks", tmp_path / "to.txt")
+    outcome = call("correct", output, *pairs, "--report")
+    assert outcome.exit_code == 0, outcome.stderr
+    transform = read_transform(output / "transform.h5")
+    for point, goal in zip(POINTS.tolist(), goals):
+        np.testing.assert_allclose(transform.TransformPoint(point), goal, atol=0.01)
+    assert outcome.stdout.count("mm off before, 0.0 mm now; felt within") == 3
+    assert (output / "report.html").is_file()
+    assert (output / "uncorrected" / "metrics.json").is_file()
+    outcome = call("correct", output, case / "fixed.nii.gz", case / "moving.nii.gz", "--take-back")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert {name: (output / name).read_bytes() for name in files_in(output)} == before
+
+
+def test_what_is_missing_for_a_correction_is_said(registered, case, tmp_path):
+    _, output = registered
+    one = ("--fixed-landmarks", case / "fixed.mrk.json")
+    for arguments, code, phrase in (
+        ((output,), 2, "or --take-back"),
+        ((output, "--take-back", *one), 2, "or --take-back"),
+        ((output, *one), 2, "each point needs its counterpart"),
+        ((output, case / "fixed.nii.gz", *one), 2, "belong together: give both"),
+        ((tmp_path, "--take-back"), 3, "holds no result"),
+    ):
+        outcome = call("correct", *arguments)
+        assert outcome.exit_code == code
+        assert phrase in error_line(outcome)

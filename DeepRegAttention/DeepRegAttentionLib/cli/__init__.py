@@ -11,6 +11,7 @@ from .. import __version__
 from ..engine.threads import wait_passively
 from .cohort import cohort
 from .console import ReadableErrors
+from .correct import correct
 from .demo import demo
 from .evaluate import evaluate
 from .fuse import fuse
@@ -35,7 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _command in (register, cohort, fuse, warp, view, models, info, demo, train, tune):
+for _command in (register, correct, cohort, fuse, warp, view, models, info, demo, train, tune):
     app.command(epilog=_EXIT_CODES)(_command)
 app.add_typer(evaluate)
 
