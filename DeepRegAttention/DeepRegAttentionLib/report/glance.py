@@ -18,7 +18,7 @@ from ..engine.result import RegistrationResult
 from ..engine.result_folder import GLANCE_FILE
 from ..terms.maps import ColourScale, scale
 from .sections import PLANES, Plane, Section, foreground_points, view_box, window
-from .style import GAP, PANELS, SIDE
+from .style import GAP, SIDE
 
 _QUALITY = 85
 _GROUND, _INK = (20, 23, 26), (215, 220, 225)
