@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from pathlib import Path
 
 import pytest
 from DeepRegAttentionLib.cli import app
-from DeepRegAttentionLib.cli.cohort import planned, summary
+from DeepRegAttentionLib.cli.cohort import planned, show_progress, summary
 from DeepRegAttentionLib.cohort import cluster
 from DeepRegAttentionLib.cohort.bids import find_bids_images
 from DeepRegAttentionLib.cohort.cluster import Where, share_out
@@ -18,6 +20,7 @@ from DeepRegAttentionLib.cohort.plan import all_pairs, find_atlas, to_atlas, wit
 from DeepRegAttentionLib.cohort.provenance import how, made_of, what_changed
 from DeepRegAttentionLib.cohort.run import Cohort
 from DeepRegAttentionLib.cohort.table import read_pairs
+from DeepRegAttentionLib.cohort.work import Outcome
 from DeepRegAttentionLib.dataset import ImageFiles
 from DeepRegAttentionLib.engine.errors import OptionError, OutputError, UnreadableFileError
 from DeepRegAttentionLib.engine.hardware import Device
@@ -259,6 +262,17 @@ def test_a_table_that_is_not_there_is_said_in_one_line(tmp_path):
     assert result.exit_code == 3
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "study").exists()
+
+
+def test_where_there_is_no_terminal_a_line_each_minute_says_what_is_done_and_left(monkeypatch, capsys):
+    clock = itertools.count(step=20)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    judged = {"verdict": {"grade": "review"}}
+    ended = [Outcome(Pair("p", Inputs()), *how) for how in [("kept",)] * 50 + [("done", None, judged)] * 10]
+    assert list(show_progress(ended, 80)) == ended
+    first, *_, last = [line for line in capsys.readouterr().err.splitlines() if " of 80: " in line]
+    assert "left" not in first, "what was kept took no time"
+    assert re.search(r"^(59|60) of 80: (9|10) review, 50 kept; .* left$", last)
 
 
 def test_the_counts_are_said_in_one_order():

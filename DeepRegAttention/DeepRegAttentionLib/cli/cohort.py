@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..engine.errors import CancelledError, OptionError
 from ..engine.options import RegistrationOptions
+from ..terms.wording import time_left
 from . import arguments as a
 from .console import ReadableErrors, messages, results, say
 
@@ -183,16 +185,15 @@ def find_images(source: Path, pattern: Optional[str]) -> list[ImageFiles]:
 def show_progress(outcomes: Iterable[Outcome], count: int, kind: str = "pairs") -> Iterator[Outcome]:
     """The outcomes as they come, with a bar that counts them, and a line each on those that have something to say.
 
-    Ctrl+C says how to go on, and raises CancelledError. `kind` is what the counts are called at the end.
+    Where there is no terminal, a line each minute says what the bar does. Ctrl+C says how to go on, and raises
+    CancelledError. `kind` is what the counts are called at the end.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     seen: Counter[str] = Counter()
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
-        bar = progress.add_task("registering", total=count)
+    with _Counting(count) as counting:
         try:
             for outcome in outcomes:
                 seen[outcome.verdict or outcome.state] += 1
-                progress.update(bar, advance=1, description=summary(seen))
+                counting.show(seen, outcome.state == "kept")
                 if outcome.sentence:
                     say(outcome.pair.name, outcome.sentence, "yellow")
                 yield outcome
@@ -201,6 +202,43 @@ def show_progress(outcomes: Iterable[Outcome], count: int, kind: str = "pairs") 
             messages.print(f"stopped after {done} of {count} pairs; the same command goes on with the others")
             raise
     say(kind, summary(seen), "bold", results)
+
+
+class _Counting:
+    """How many have ended, how, and how long the others will take by those that were done now."""
+
+    def __init__(self, count: int) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        how: dict[str, Any] = {"console": messages, "transient": True, "disable": not messages.is_terminal}
+        self._bars = Progress(*columns, speed_estimate_period=_LOOKED_BACK_S, **how)
+        self._bar = self._bars.add_task("registering", total=count)
+        self._kept, self._said = 0, time.monotonic()
+
+    def __enter__(self) -> _Counting:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, seen: Counter[str], kept: bool) -> None:
+        """Show what has ended; the last may be one that was found done."""
+        done, text = sum(seen.values()), summary(seen)
+        if kept:
+            # It says nothing of how long the others take.
+            self._kept = done
+        elif done == self._kept + 1:
+            self._bars.reset(self._bar, completed=self._kept)
+        self._bars.update(self._bar, completed=done, description=text)
+        if not messages.is_terminal and time.monotonic() - self._said >= _LINE_EACH_S:
+            self._said = time.monotonic()
+            task = self._bars.tasks[0]
+            left = time_left(task.time_remaining, done / (task.total or 1)) if done > self._kept else ""
+            line = f"{done} of {task.total:.0f}: {text}" + (f"; {left}" if left else "")
+            messages.print(line, highlight=False, soft_wrap=True)
+
+
+_LOOKED_BACK_S, _LINE_EACH_S = 3600.0, 60.0
 
 
 def summary(seen: Counter[str]) -> str:
