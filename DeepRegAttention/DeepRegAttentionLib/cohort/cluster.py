@@ -112,7 +112,8 @@ def connected(
         _quiet()
         if where.scheduler:
             with _running(where.scheduler) as client:
-                yield client, Plan(where.workers or _count(client), options.threads or 1)
+                threads = _threads(client)
+                yield client, Plan(where.workers or len(threads), options.threads or min(threads))
         else:
             plan = share_out(where, pairs, options)
             with _own(where, plan, options, pairs, scratch) as cluster, _client(cluster) as client:
@@ -174,13 +175,14 @@ def _running(address: str) -> Iterator[Client]:
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(f"The scheduler {address} cannot be reached.") from error
     with client:
-        if not _count(client):
+        if not _threads(client):
             raise ClusterError(f"The scheduler {address} has no workers; start some with “dask worker {address}”.")
         yield client
 
 
-def _count(client: Client) -> int:
-    return len(client.scheduler_info(n_workers=-1)["workers"])
+def _threads(client: Client) -> list[int]:
+    """How many threads each worker has."""
+    return [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
 
 
 def _client(cluster: Any) -> Client:
@@ -259,12 +261,19 @@ def _jobs(where: Where, plan: Plan, options: RegistrationOptions, pairs: Sequenc
         import dask_jobqueue
     except ImportError:
         raise OptionError("A batch system needs dask-jobqueue; install it with “pip install dask-jobqueue”.") from None
+    import dask
+
     make = getattr(dask_jobqueue, BATCH_SYSTEMS[str(where.batch_system)])
     memory = f"{largest_need(pairs, options):.1f}GiB"
-    return make(cores=plan.threads, processes=1, memory=memory, silence_logs=logging.CRITICAL)
+    given = dask.config.get(f"jobqueue.{where.batch_system}.worker-extra-args", [])
+    # The job has the threads and the memory for one pair; the batch system sees to it, where Dask would only wait.
+    one_pair = ["--nthreads", "1", "--memory-limit", "0"]
+    how = {"worker_extra_args": [*given, *one_pair], "silence_logs": logging.CRITICAL}
+    return make(cores=plan.threads, processes=1, memory=memory, **how)
 
 
 def _quiet() -> None:
     """Dask tells of every worker that comes and goes; people are told of pairs."""
-    for name in ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler", "distributed.core"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)

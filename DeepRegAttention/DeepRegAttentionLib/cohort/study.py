@@ -33,7 +33,7 @@ class Study:
     Parameters
     ----------
     folder : Path
-        As this process sees it.
+        Workers, which may have been started elsewhere, see it under the same absolute path.
     token : str
         Of the owner's lock.
     kind : str
@@ -46,10 +46,10 @@ class Study:
     """
 
     def __init__(self, folder: Path, token: str, kind: str = PAIRS) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()
         self.token = token
         self.kind = kind
-        self.partial = folder / PARTIAL / token
+        self.partial = self.folder / PARTIAL / token
         self._record = _RECORDS.get(kind, "made_of.json")
 
     def result_folder(self, name: str) -> Path:

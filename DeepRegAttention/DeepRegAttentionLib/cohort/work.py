@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -54,12 +55,21 @@ class Outcome:
         return str((self.metrics.get("verdict") or {}).get("grade", ""))
 
 
+# The libraries have one number of threads for a process; a worker with several threads of Dask would do as many pairs.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def register_pair(pair: Pair, settings: Settings, study: Study, how: Mapping[str, Any], threads: int) -> Outcome:
     """Register a pair into a study, completely or not at all.
 
     Runs in a worker. What goes wrong with the pair is its outcome; StudyInUseError is raised if the study has another
     owner by now.
     """
+    with _ONE_AT_A_TIME:
+        return _attempt(pair, settings, study, how, threads)
+
+
+def _attempt(pair: Pair, settings: Settings, study: Study, how: Mapping[str, Any], threads: int) -> Outcome:
     if study.record(pair.name) is not None:
         # A worker died after it had completed it.
         return replace(kept(pair, study), state=DONE)
