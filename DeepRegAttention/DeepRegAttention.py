@@ -54,13 +54,14 @@ class DeepRegAttentionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self) -> None:
         """Build the panel; called once, when the module is first opened."""
         from DeepRegAttentionLib.panel.panel import Panel
+        from DeepRegAttentionLib.panel.scripting import shared_batch
 
         ScriptedLoadableModuleWidget.setup(self)
         widget = slicer.util.loadUI(self.resourcePath("UI/DeepRegAttention.ui"))
         self.layout.addWidget(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = DeepRegAttentionLogic()
-        self.panel = Panel(widget, self.logic.registrations)
+        self.panel = Panel(widget, self.logic.registrations, shared_batch())
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._on_scene_closes)
         for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):
             self.addObserver(slicer.mrmlScene, event, self._on_scene_changed)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from DeepRegAttentionLib.cli import app
-from DeepRegAttentionLib.cli.cohort import planned, show_progress, summary
+from DeepRegAttentionLib.cli.cohort import show_progress, summary
 from DeepRegAttentionLib.cohort import cluster
 from DeepRegAttentionLib.cohort.bids import find_bids_images
 from DeepRegAttentionLib.cohort.cluster import Where, share_out
@@ -19,6 +19,7 @@ from DeepRegAttentionLib.cohort.pairs import Pair, Settings, folder_name, with_u
 from DeepRegAttentionLib.cohort.plan import all_pairs, find_atlas, to_atlas, within_groups
 from DeepRegAttentionLib.cohort.provenance import how, made_of, what_changed
 from DeepRegAttentionLib.cohort.run import Cohort
+from DeepRegAttentionLib.cohort.source import planned
 from DeepRegAttentionLib.cohort.table import read_pairs
 from DeepRegAttentionLib.cohort.work import Outcome
 from DeepRegAttentionLib.dataset import ImageFiles

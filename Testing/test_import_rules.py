@@ -24,11 +24,11 @@ MAY_IMPORT = {
     "terms": {"engine"},
     "report": {"engine", "terms"},
     "cohort": {"engine", "case", "dataset", "report", "terms"},
-    "worker": {"engine", "case", "jobs", "report"},
+    "worker": {"engine", "case", "cohort", "jobs", "report", "terms"},
     # The command “view” starts the viewer; the command line needs it for nothing else.
     "cli": {"engine", "training", "dataset", "dirlab", "report", "case", "cohort", "terms", "viewer"},
     "scene": {"engine", "jobs", "terms"},
-    "panel": {"engine", "scene", "jobs", "terms"},
+    "panel": {"engine", "cohort", "scene", "jobs", "terms"},
     # Of a study of many pairs: its files, and what people say of them.
     "viewer": {"engine", "scene", "jobs", "terms", "cohort"},
 }

@@ -109,6 +109,9 @@ def classes() -> dict[str, str]:
     return {node.get("name", ""): node.get("class", "") for node in ElementTree.parse(UI).iter("widget")}
 
 
+TABLES = ("WIDGETS", "COMBOS", "_WIDGETS", "_TEXTS")
+
+
 def used_names() -> set[str]:
     """Every ``ui.name`` in the panel's code, and what its tables of widgets name."""
     names: set[str] = set()
@@ -116,7 +119,7 @@ def used_names() -> set[str]:
         text = path.read_text(encoding="utf-8")
         names |= set(re.findall(r"\b_?ui\.(\w+)", text))
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("WIDGETS", "COMBOS", "_WIDGETS"):
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in TABLES:
                 values = [value for value in ast.walk(node.value) if isinstance(value, ast.Constant)]
                 names |= {value.value for value in values if value.value in classes() or value.value[0].islower()}
     return names
@@ -142,7 +145,7 @@ def parameters() -> dict[str, str]:
 
 
 def test_every_widget_that_the_code_uses_is_in_the_ui(panel: QWidget) -> None:
-    used = used_names() - set(bound("WIDGETS")) - set(bound("COMBOS")) - settings_names()
+    used = used_names() - set(parameters()) - settings_names()
     assert len(used) > 40
     missing = [name for name in used if panel.findChild(QWidget, name) is None]
     assert missing == []
@@ -245,8 +248,8 @@ def open_section(panel: QWidget, name: str) -> None:
 
 def test_the_tabs_are_in_their_order(panel: QWidget) -> None:
     tabs = panel.findChild(QTabWidget, "tabs")
-    assert [tabs.tabText(n) for n in range(tabs.count())] == ["Register", "Inspect", "Judge"]
-    for page, widget in enumerate(("registerButton", "overlaySelector", "measuresTable")):
+    assert [tabs.tabText(n) for n in range(tabs.count())] == ["Register", "Inspect", "Judge", "Batch"]
+    for page, widget in enumerate(("registerButton", "overlaySelector", "measuresTable", "pairsTable")):
         assert tabs.widget(page).findChild(QWidget, widget) is not None
     for section in SECTIONS:
         assert tabs.widget(0).findChild(CollapsibleButton, section) is not None
@@ -264,7 +267,7 @@ def test_every_tab_fits_the_window_without_scrolling(panel: QWidget, opened: str
     assert panel.minimumSizeHint().height() <= ROOM
 
 
-@pytest.mark.parametrize("page", range(3))
+@pytest.mark.parametrize("page", range(4))
 def test_it_fits_a_narrow_panel(panel: QWidget, tmp_path: Path, page: int) -> None:
     open_section(panel, "advancedSection")
     panel.findChild(QTabWidget, "tabs").setCurrentIndex(page)

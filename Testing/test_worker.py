@@ -6,6 +6,7 @@ import json
 import math
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from typing import Any, Optional, Union
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from DeepRegAttentionLib.cohort.ledger import ABOUT, read_rows
+from DeepRegAttentionLib.cohort.pairs import Settings
+from DeepRegAttentionLib.cohort.run import Cohort
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import MAP_NAMES
@@ -26,6 +30,7 @@ from DeepRegAttentionLib.jobs.messages import (
     ENDINGS,
     STAGES,
     Cancel,
+    CohortJob,
     Command,
     CorrectionJob,
     DeviceQuestion,
@@ -37,6 +42,7 @@ from DeepRegAttentionLib.jobs.messages import (
 )
 from DeepRegAttentionLib.terms.inputs import Inputs
 from DeepRegAttentionLib.worker import process
+from DeepRegAttentionLib.worker.cohort_run import TimeLeft, pairs_of
 from DeepRegAttentionLib.worker.memory import Memory
 from helpers.images import blob_image
 from helpers.places import MODULE
@@ -118,7 +124,7 @@ class Client:
             if event.event in kinds and id in (None, event.id) and stage in (None, event.stage):
                 return event
 
-    def ask(self, asked: Union[Job, Cancel, DeviceQuestion]) -> Event:
+    def ask(self, asked: Union[Job, CohortJob, Cancel, DeviceQuestion]) -> Event:
         self.send(asked)
         return self.next(*ENDINGS, id=asked.id)
 
@@ -517,7 +523,7 @@ def test_it_ends_in_the_middle_of_a_job(how, start, make_job):
         (b"[1, 2]", "one JSON object"),
         (b"[" * 100_000, "one JSON object"),
         (b'{"id": "bad"}', "no command None"),
-        (b'{"id": "bad", "command": "registr"}', "register, correct, cancel"),
+        (b'{"id": "bad", "command": "registr"}', "register, cohort, correct, cancel"),
         (b'{"command": "device"}', "needs an id"),
         (b'{"id": 7, "command": "device"}', "must be a text"),
         (b'{"id": "bad", "command": "register"}', "“inputs” is missing"),
@@ -525,6 +531,8 @@ def test_it_ends_in_the_middle_of_a_job(how, start, make_job):
         (b'{"id": "bad", "command": "register", "inputs": {"fixed": 3}, "folder": "f"}', "path of a file"),
         (b'{"id": "bad", "command": "register", "inputs": {"mask": "m"}, "folder": "f"}', "no input “mask”"),
         (b'{"id": "bad", "command": "register", "inputs": {"fixed": "a", "moving": "b"}}', "“folder” is missing"),
+        (b'{"id": "bad", "command": "cohort", "folder": "f"}', "“source” is missing"),
+        (b'{"id": "bad", "command": "cohort", "source": "s", "folder": "f", "pairing": "some"}', "must be one of to-a"),
         (b'{"id": "bad", "command": "device", "size": [1, 2, 3]}', "belong together"),
         (b'{"id": "bad", "command": "device", "size": [1, 2], "spacing": [1, 1, 1]}', "three positive"),
     ],
@@ -629,6 +637,97 @@ def test_a_missing_package_is_named_and_the_process_ends(how, name, phrase, star
     assert f"pip install {'--force-reinstall ' if 'completely' in phrase else ''}{name}" in error.message
     assert error.detail
     assert client.process.wait(timeout=5) == 1
+
+
+# Cohorts
+
+
+@pytest.fixture
+def cohort(images, tmp_path) -> CohortJob:
+    """Three small images, each to be moved onto those before it."""
+    for name in "abc":
+        (tmp_path / "images").mkdir(exist_ok=True)
+        shutil.copy(images["fixed" if name == "a" else "moving"], tmp_path / "images" / f"{name}.nrrd")
+    return CohortJob("many", str(tmp_path), str(tmp_path / "study"), options={**FAST, "maps": False})
+
+
+@pytest.mark.slow
+def test_a_cohort_is_told_pair_by_pair_stopped_and_gone_on_with(start, cohort):
+    client = start("-m", "DeepRegAttentionLib.worker")
+    client.send(cohort)
+    assert client.next("progress", id="many").count == 3
+    first = client.next("pair", *ENDINGS, id="many")
+    assert (first.event, first.count, first.fraction) == ("pair", 3, 0.3333), first
+    assert set(first.pair) == set(ABOUT)
+    assert client.ask(Cancel("many")).event == "cancelled"
+    study = Path(cohort.folder)
+    assert {path.name for path in study.iterdir()} == {"cohort.csv", "index.html", "pairs"}
+    complete = {row["name"] for row in read_rows(study)}
+    assert first.pair["name"] in complete
+    assert client.ask(replace(cohort, id="again")).event == "done"
+    told = client.of("again", "pair")
+    assert {event.pair["name"] for event in told} == {"b_to_a", "c_to_a", "c_to_b"}
+    assert [event.fraction for event in told] == [0.3333, 0.6667, 1.0]
+    assert read_rows(study) == sorted((row for row in read_rows(study)), key=lambda row: row["name"])
+    assert len(read_rows(study)) == 3
+    # The command keeps what the worker made, as it is made alike.
+    settings = Settings(RegistrationOptions.from_mapping(cohort.options))
+    assert [outcome.state for outcome in Cohort(pairs_of(cohort), settings, study)] == ["kept"] * 3
+
+
+@pytest.mark.slow
+def test_nothing_unfinished_is_left_when_nobody_listens_any_more(start, cohort):
+    client = start("-m", "DeepRegAttentionLib.worker")
+    client.send(replace(cohort, options={**cohort.options, "refine": 2000, "spacing": 2.0}))
+    client.next("progress", id="many")
+    study = Path(cohort.folder)
+    while not list(study.glob(".partial/*/*.1")):
+        time.sleep(0.05)
+    assert client.process.stdin is not None
+    client.process.stdin.close()
+    assert client.process.wait(timeout=60) == 0
+    assert {path.name for path in study.iterdir()} == {"cohort.csv", "index.html", "pairs"}
+    assert list((study / "pairs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "phrase"),
+    [
+        ({"source": "nowhere"}, "unreadable", "nowhere"),
+        ({"pairing": "to-atlas", "atlas": "z"}, "option", "no file and no image “z”"),
+        ({"options": {"refine": -3}}, "option", "refine"),
+    ],
+)
+def test_a_cohort_that_cannot_start_says_why_in_a_sentence(change, code, phrase, worker, cohort):
+    error = worker.ask(replace(cohort, id=f"not {phrase}", **change))
+    assert (error.event, error.code) == ("error", code), error
+    assert phrase in error.message
+    assert not Path(cohort.folder).exists()
+
+
+def test_a_table_of_pairs_leaves_nothing_to_choose(cohort, tmp_path):
+    table = tmp_path / "pairs.csv"
+    table.write_text("fixed,moving\nimages/a.nrrd,images/b.nrrd\n")
+    (pair,) = pairs_of(replace(cohort, source=str(table), pairing="to-atlas", atlas="z"))
+    assert pair.name == "b_to_a"
+
+
+def test_without_dask_a_cohort_names_it_and_the_worker_lives_on(start, cohort):
+    client = start("-c", PRETENCE.format(how="sys.modules['distributed'] = None"))
+    error = client.ask(cohort)
+    assert (error.event, error.code, error.name) == ("error", "missing-package", "distributed")
+    assert client.ask(DeviceQuestion()).event == "done"
+
+
+def test_the_time_left_is_known_after_two_pairs_and_does_not_count_what_was_kept():
+    now = [0.0]
+    left = TimeLeft(10, lambda: now[0])
+    said = []
+    for kept, seconds in ((True, 1), (True, 1), (False, 60), (False, 5), (False, 7)):
+        now[0] += seconds
+        said.append(left.after(kept))
+    assert said == [None, None, None, 30.0, 30.0]
+    assert left.fraction == 0.5
 
 
 # Questions

@@ -57,6 +57,8 @@ class Puppet:
         if "crash" in options:
             self._end(None)
 
+    _cohort = _register
+
     def _cancel(self, command: dict[str, Any]) -> None:
         assert command["id"] == self._job
         self._say(event="cancelled", id=self._job)

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..engine.errors import CancelledError, OptionError
+from ..engine.errors import CancelledError
 from ..engine.options import RegistrationOptions
 from ..terms.wording import time_left
 from . import arguments as a
 from .console import ReadableErrors, messages, results, say
 
 if TYPE_CHECKING:
-    from ..cohort.pairs import Pair
     from ..cohort.work import Outcome
-    from ..dataset import ImageFiles
 
 _PAIRS, _WHERE = "Pairs", "Computers"
 
@@ -106,6 +104,7 @@ def cohort(
     from ..cohort.cluster import Where, require_dask
     from ..cohort.pairs import Settings
     from ..cohort.run import Cohort
+    from ..cohort.source import planned
     from ..cohort.study import TABLE, WALL
     from .settings import file_extension, read_options
 
@@ -118,68 +117,6 @@ def cohort(
         pass
     for name, file in (("table", TABLE), ("page", WALL)):
         say(name, str((output / file).resolve()), "bold", results)
-
-
-def planned(
-    source: Path,
-    images: Optional[str],
-    atlas: Optional[str],
-    of_atlas: tuple[Optional[Path], Optional[Path]],
-    within_subject: bool,
-    all_pairs: bool,
-    both_ways: bool,
-) -> list[Pair]:
-    """The pairs of a table, or those that the images of a table or folder form.
-
-    Raises
-    ------
-    OptionError
-        It is not said, or said twice, how images form pairs; or there are none.
-    ImageError
-        The table or folder cannot be read.
-    """
-    from ..cohort import plan
-    from ..cohort.table import is_table_of_pairs, read_pairs
-
-    ways = [name for name, wanted in _ways(atlas, within_subject, all_pairs).items() if wanted]
-    if source.suffix.lower() == ".csv" and is_table_of_pairs(source):
-        if ways:
-            raise OptionError(f"The table {source} says which pairs there are; {ways[0]} is for images alone.")
-        return read_pairs(source)
-    if len(ways) != 1:
-        raise OptionError("Images need one of --to-atlas, --within-subject and --all-pairs to form pairs.")
-    found = find_images(source, images)
-    if atlas is not None:
-        pairs = plan.to_atlas(found, plan.find_atlas(atlas, found, *of_atlas))
-    else:
-        pairs = (plan.within_groups if within_subject else plan.all_pairs)(found, both_ways)
-    if not pairs:
-        raise OptionError(f"The {len(found)} images of {source} form no pairs with {ways[0]}.")
-    return pairs
-
-
-def _ways(atlas: Optional[str], within_subject: bool, all_pairs: bool) -> dict[str, bool]:
-    return {"--to-atlas": atlas is not None, "--within-subject": within_subject, "--all-pairs": all_pairs}
-
-
-def find_images(source: Path, pattern: Optional[str]) -> list[ImageFiles]:
-    """The images of a table, a BIDS folder or one with ``images/``.
-
-    Raises
-    ------
-    ImageError
-        There are none, or the table cannot be read.
-    OptionError
-        The table or the pattern is not valid.
-    """
-    from ..cohort.bids import find_bids_images, is_bids
-    from ..dataset import read_cases
-
-    if source.is_dir() and is_bids(source):
-        return find_bids_images(source, pattern)
-    if pattern is not None:
-        raise OptionError(f"--images chooses files of a BIDS folder; {source} is none.")
-    return read_cases(source)
 
 
 def show_progress(outcomes: Iterable[Outcome], count: int, kind: str = "pairs") -> Iterator[Outcome]:
@@ -242,13 +179,9 @@ _LOOKED_BACK_S, _LINE_EACH_S = 3600.0, 60.0
 
 
 def summary(seen: Counter[str]) -> str:
-    """Such as ``12 pass, 3 review, 1 failed; 8.2 GiB free``."""
+    """Such as ``12 pass, 3 review, 1 without a result; 8.2 GiB free``."""
     from ..engine.hardware import list_devices
+    from ..terms.cohorts import counts_text
 
-    order = ("pass", "review", "fail", "done", "kept", "failed", "set aside")
-    counts = ", ".join(f"{seen[name]} {_CALLED.get(name, name)}" for name in order if seen[name])
     free = list_devices()["cpu"].free_gib
-    return f"{counts}; {free:.1f} GiB free" if free is not None else counts
-
-
-_CALLED = {"failed": "without a result"}
+    return f"{counts_text(seen)}; {free:.1f} GiB free" if free is not None else counts_text(seen)

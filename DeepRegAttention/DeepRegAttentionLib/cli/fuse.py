@@ -13,7 +13,7 @@ from rich.progress import track
 from ..engine.errors import OptionError, UnreadableFileError
 from ..engine.options import RegistrationOptions
 from . import arguments as a
-from .cohort import Cluster, Images, Scheduler, Study, Workers, find_images, show_progress
+from .cohort import Cluster, Images, Scheduler, Study, Workers, show_progress
 from .console import ReadableErrors, messages, readable_warnings, results, say
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def fuse(
     with readable_warnings():
         from ..cohort.atlases import TABLE, LabelFusion
         from ..cohort.fusion import FusionOptions
+        from ..cohort.source import find_images
 
         how = FusionOptions(method)
         found = find_targets(targets, images, fixed_labels)
@@ -117,6 +118,7 @@ def find_targets(paths: Sequence[Path], pattern: Optional[str], labels: Optional
     ImageError
         There are none, or a table cannot be read.
     """
+    from ..cohort.source import find_images
     from ..dataset import ImageFiles
 
     found: list[ImageFiles] = []

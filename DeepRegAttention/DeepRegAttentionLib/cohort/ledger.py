@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Optional, TextIO, Union
 
-from ..engine.errors import OutputError
+from ..engine.errors import OutputError, UnreadableFileError
 from .marks import COLUMNS, NO_MARK, Mark
+from .study import TABLE
 
 Cell = Union[str, float]
 Row = dict[str, str]
@@ -18,6 +19,25 @@ Order = Callable[[Iterable[Row]], Iterable[Row]]
 
 ABOUT = ("name", "group", "state", "verdict", "sentence", *COLUMNS, "fixed", "moving", "folder", "model")
 """The first columns; measures follow."""
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of a study's table; none if there is no table yet.
+
+    Raises UnreadableFileError if it cannot be read, or is no such table.
+    """
+    table = folder / TABLE
+    try:
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.DictReader(file, restval="")
+            columns, rows = set(reader.fieldnames or ()), list(reader)
+    except FileNotFoundError:
+        return []
+    except (OSError, csv.Error) as error:
+        raise UnreadableFileError(f"The table {table} cannot be read: {error}.") from error
+    if not set(ABOUT) <= columns:
+        raise UnreadableFileError(f"{table} is not the table of a study.")
+    return rows
 
 
 class Ledger:

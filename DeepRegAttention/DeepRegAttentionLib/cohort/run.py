@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from ..engine.errors import OutputError
+from ..engine.errors import CancelledError, OutputError
 from ..engine.result import require_writable
 from ..terms.measures import values_by_column
 from .cluster import ClusterError, Plan, Where, connected
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 # Pairs that the scheduler holds for each worker, beside the one that it works on.
 _AHEAD = 2
 
+# How often somebody who waits for the next pair looks whether it is to stop.
+_LOOK_S = 0.1
+
 Work = Callable[[Pair, Settings, Study, Mapping[str, Any], int], Outcome]
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass
@@ -48,6 +55,8 @@ class Cohort:
         On what it is computed.
     work : callable
         What is done with a pair.
+    stopped : callable
+        Whether to stop, for those who cannot stop asking while they wait for the next pair.
     """
 
     pairs: Sequence[Pair]
@@ -55,6 +64,7 @@ class Cohort:
     folder: Path
     where: Where = Where()  # noqa: RUF009  (it is frozen)
     work: Work = register_pair
+    stopped: Callable[[], bool] = _never
 
     def __iter__(self) -> Iterator[Outcome]:
         """Do what is missing, and give the outcome of each pair as it ends; those that are kept come first.
@@ -75,6 +85,8 @@ class Cohort:
             Dask is not installed.
         ClusterError
             The workers cannot be reached.
+        CancelledError
+            It was to stop.
         """
         made_how = how(self.settings)
         require_writable(self.folder)
@@ -96,6 +108,7 @@ class Cohort:
         missing: list[Pair] = []
         marks = read_marks(self.folder)
         for pair in self.pairs:
+            self.require_wanted()
             if _is_current(pair, study, made_how):
                 outcome = kept(pair, study)
                 ledger.append(row_of(outcome, marks.get(pair.name, NO_MARK)))
@@ -116,6 +129,11 @@ class Cohort:
                     yield outcome
                     if outcome.full:
                         raise OutputError(f"The disk of {self.folder} is full; make room and start the command again.")
+
+    def require_wanted(self) -> None:
+        """Raise CancelledError once the study is to stop."""
+        if self.stopped():
+            raise CancelledError("The study was stopped; started again, it goes on.")
 
 
 def _is_current(pair: Pair, study: Study, made_how: Mapping[str, Any]) -> bool:
@@ -146,7 +164,13 @@ class _Spread:
         ahead = (1 + _AHEAD) * self._plan.workers
         begun = as_completed([self._submit(pair) for _, pair in zip(range(ahead), waiting)], loop=self._client.loop)
         try:
-            for future in begun:
+            while not begun.is_empty():
+                self._cohort.require_wanted()
+                if not begun.has_ready():
+                    with begun.thread_condition:
+                        begun.thread_condition.wait(_LOOK_S)
+                    continue
+                future = next(begun)
                 pair = self._pairs.pop(future.key)
                 outcome = _outcome(future, pair)
                 future.release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
@@ -33,9 +33,9 @@ def read_metrics(folder: Union[str, Path]) -> dict[str, Any]:
     return metrics
 
 
-def recorded_inputs(metrics: Mapping[str, Any]) -> dict[str, Path]:
-    """Where the fixed and the moving image lay that a result was made of; absent if it does not say."""
+def recorded_inputs(metrics: Mapping[str, Any], roles: Sequence[str] = ("fixed", "moving")) -> dict[str, Path]:
+    """Where inputs lay that a result was made of, such as the two images; absent if it does not say."""
     inputs = metrics.get("inputs")
     if not isinstance(inputs, dict):
         return {}
-    return {role: Path(inputs[role]) for role in ("fixed", "moving") if isinstance(inputs.get(role), str)}
+    return {role: Path(inputs[role]) for role in roles if isinstance(inputs.get(role), str)}

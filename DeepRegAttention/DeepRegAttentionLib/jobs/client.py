@@ -89,6 +89,13 @@ class WorkerClient:
 
     Every job and every question ends with exactly one event of ``ENDINGS``, whatever happens to the process.
 
+    Parameters
+    ----------
+    new_process, later : callable
+        How the event loop starts processes and calls functions later.
+    patience_ms : int, optional
+        Instead of ``PATIENCE_MS``, where jobs take longer to stop.
+
     Attributes
     ----------
     state : State
@@ -100,11 +107,11 @@ class WorkerClient:
         Emitted with each line that the worker wrote to its log.
     """
 
-    def __init__(self, new_process: Callable[[], Process], later: Later) -> None:
+    def __init__(self, new_process: Callable[[], Process], later: Later, patience_ms: Optional[int] = None) -> None:
         self.state = State.OFF
         self.trouble: Optional[Event] = None
         self.changed, self.logged = Signal(), Signal()
-        self._new_process, self._later = new_process, later
+        self._new_process, self._later, self._patience_ms = new_process, later, patience_ms
         self._process: Optional[Process] = None
         self._job: Optional[AnyJob] = None
         self._listener: Listener = _ignore
@@ -112,6 +119,10 @@ class WorkerClient:
         self._stopping: Optional[Process] = None
 
     # What others ask of it
+
+    @property
+    def _patience(self) -> int:
+        return self._patience_ms or PATIENCE_MS
 
     @property
     def busy(self) -> bool:
@@ -154,7 +165,7 @@ class WorkerClient:
             self._write(question)
 
     def cancel(self) -> None:
-        """Stop the job: ask, terminate after 2 s, kill after 2 more; its ending event says ``cancelled``."""
+        """Stop the job: ask, then terminate, then kill, with patience between; its ending event says ``cancelled``."""
         if self._job is None or self.state is State.CANCELLING:
             return
         if self.state is State.STARTING or self._process is None:
@@ -163,7 +174,7 @@ class WorkerClient:
         job, process = self._job, self._process
         self._write(Cancel(job.id))
         self._enter(State.CANCELLING)
-        self._later(PATIENCE_MS, lambda: self._insist(job, process))
+        self._later(self._patience, lambda: self._insist(job, process))
 
     def shutdown(self) -> None:
         """End the worker, and wait until it touches no file any more; a job that runs ends as ``cancelled``."""
@@ -171,9 +182,9 @@ class WorkerClient:
         if process is not None:
             process.write(encode(Shutdown()))
             process.close_input()
-            if not process.wait(PATIENCE_MS):
+            if not process.wait(self._patience):
                 process.kill()
-                process.wait(PATIENCE_MS)
+                process.wait(self._patience)
         self._enter(State.OFF)
         self._end_all(Event("cancelled"))
 
@@ -265,7 +276,7 @@ class WorkerClient:
             return
         self._stopping = process
         process.terminate()
-        self._later(PATIENCE_MS, lambda: self._insist(job, process))
+        self._later(self._patience, lambda: self._insist(job, process))
 
     def _enter(self, state: State) -> None:
         self.state = state

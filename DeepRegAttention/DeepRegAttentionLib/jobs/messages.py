@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Callable, Optional, Union
 
+from ..terms.cohorts import ALL_PAIRS, PAIRINGS
 from ..terms.inputs import INPUTS, REQUIRED, Inputs
 from ..terms.settings import ALL_OUTPUTS, Outputs, Settings
 
-EVENTS = ("ready", "progress", "map", "warning", "done", "error", "cancelled")
+EVENTS = ("ready", "progress", "map", "pair", "warning", "done", "error", "cancelled")
 """What the worker says."""
 
 ENDINGS = ("done", "error", "cancelled")
@@ -103,8 +104,8 @@ class CorrectionJob:
         return {"command": "correct", **given}
 
 
-AnyJob = Union[Job, CorrectionJob]
-"""What takes a while, tells of its progress and can be cancelled."""
+PairJob = Union[Job, CorrectionJob]
+"""What is done with one pair."""
 
 
 def make_job(
@@ -113,6 +114,46 @@ def make_job(
     """The job of a registration as a person has chosen it; no refinement, nothing to watch."""
     options = {**settings.options(), "maps": outputs.maps}
     return Job(name, inputs, folder, options, watch and settings.may_refine)
+
+
+@dataclass(frozen=True)
+class CohortJob:
+    """Many registrations as the worker is asked for them: what ``deepreg-attention cohort`` does.
+
+    Attributes
+    ----------
+    id : str
+        Comes back with every event of the job.
+    source : str
+        A table of pairs or of images, or a folder of images.
+    folder : str
+        Of the study; what is complete in it is kept.
+    pairing : str
+        One of ``PAIRINGS``; counts for nothing with a table of pairs.
+    atlas, atlas_labels : str
+        With ``"to-atlas"``: a file or the name of an image, and a label map; empty without.
+    images : str
+        Which images of a BIDS folder; empty for those that are T1-weighted.
+    options : dict
+        Fields of ``RegistrationOptions``; those left out keep their defaults.
+    """
+
+    id: str
+    source: str
+    folder: str
+    pairing: str = ALL_PAIRS
+    atlas: str = ""
+    atlas_labels: str = ""
+    images: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ``cohort`` command."""
+        return {"command": "cohort", **asdict(self)}
+
+
+AnyJob = Union[PairJob, CohortJob]
+"""What takes a while, tells of its progress and can be cancelled."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +230,12 @@ class Event:
     name, path
         ``map``: which image was renewed, and its file, which is gone once the job has ended. ``error`` with the
         code ``missing-package``: the name of the package to install; with ``licence``: of the model to agree to.
+    pair, count
+        ``pair``: the row of a pair that has ended, texts by the columns that every table of a study has; how many
+        pairs there are in all, which the first ``progress`` of a cohort says, too.
     folder, metrics
-        ``done`` after ``register`` and ``correct``: the result folder and what was measured.
+        ``done`` after ``register`` and ``correct``: the result folder and what was measured; after ``cohort`` that of
+        the study.
     devices
         ``done`` after ``device``: ``name``, ``free_gib``, ``total_gib`` of each, and of the CPU ``needed_gib``, if
         asked for.
@@ -205,6 +250,8 @@ class Event:
     eta_s: Optional[float] = None
     name: Optional[str] = None
     path: Optional[str] = None
+    pair: Optional[dict[str, str]] = None
+    count: Optional[int] = None
     folder: Optional[str] = None
     metrics: Optional[dict[str, Any]] = None
     devices: Optional[dict[str, Any]] = None
@@ -306,6 +353,21 @@ def _pair(given: Any) -> tuple[Point, Point]:
     return points[0], points[1]
 
 
+def _cohort(values: Mapping[str, Any], id: str) -> CohortJob:
+    texts = {name: _take(values, name, str, "a text", "") for name in ("atlas", "atlas_labels", "images")}
+    pairing = _take(values, "pairing", str, "a text", ALL_PAIRS)
+    if pairing not in PAIRINGS:
+        raise MessageError(f"“pairing” must be one of {', '.join(PAIRINGS)}; “{pairing}” is not.")
+    return CohortJob(
+        id,
+        _take(values, "source", str, "the path of a table or folder", None),
+        _take(values, "folder", str, "the path of a folder", None),
+        pairing,
+        options=_take(values, "options", dict, "an object", {}),
+        **texts,
+    )
+
+
 def _cancel(values: Mapping[str, Any], id: str) -> Cancel:
     return Cancel(id)
 
@@ -320,6 +382,7 @@ def _question(values: Mapping[str, Any], id: str) -> DeviceQuestion:
 
 _WITH_ID: dict[str, Callable[[Mapping[str, Any], str], Command]] = {
     "register": _job,
+    "cohort": _cohort,
     "correct": _correction,
     "cancel": _cancel,
     "device": _question,

@@ -15,21 +15,25 @@ from ..jobs.messages import Event
 TORCH_REQUIREMENT = ">=2.0"
 _REQUIREMENTS = {"safetensors": "safetensors>=0.4"}
 """What the worker needs beside torch and what comes with 3D Slicer, by the name that is imported."""
+DASK = "distributed"
+"""What many pairs need: the part of Dask that is imported."""
+_DASK_REQUIREMENT = "distributed>=2023.5"
 _SLICERS_OWN = ("numpy", "SimpleITK")
 """Comes with 3D Slicer, whose other modules need just this version: never installed by us."""
 
 
 class DependencySection:
-    """Visible only while the worker cannot start for want of a package."""
+    """Visible only while the worker cannot start, or a cohort not be done, for want of a package."""
 
     def __init__(self, ui: Any, client: WorkerClient) -> None:
         self._ui, self._client = ui, client
+        self._wanted = ""
         ui.installButton.connect("clicked()", self.install)
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what the worker lacks; nothing while it lacks nothing."""
-        package = missing_package(self._client.trouble)
+        """Show what is lacking; nothing while nothing is."""
+        package = self._package
         self._ui.dependencySection.visible = bool(package)
         if package:
             self._ui.dependencySection.text = _("{name} is needed").format(name=_title(package))
@@ -37,18 +41,34 @@ class DependencySection:
             self._ui.installButton.text = _("Install {name} …").format(name=_title(package))
             self._ui.installButton.enabled = can_install(package, has_pytorch_extension())
 
+    def require(self, package: str) -> bool:
+        """Whether a package is there that the worker itself can do without; if not, offer to install it."""
+        importlib.invalidate_caches()
+        there = importlib.util.find_spec(package) is not None
+        self._wanted = "" if there else package
+        self.refresh()
+        return there
+
+    @property
+    def _package(self) -> str:
+        return missing_package(self._client.trouble) or self._wanted
+
     def install(self) -> None:
         """Ask, install what is missing, start the worker again."""
-        package = missing_package(self._client.trouble)
+        package = self._package
         if not slicer.util.confirmOkCancelDisplay(question(package), _("Install {name}").format(name=_title(package))):
             return
         with slicer.util.tryWithErrorDisplay(_("The installation failed."), waitCursor=True):
             if package == "torch":
                 install_torch()
                 install_requirements()
+            elif package == DASK:
+                slicer.util.pip_install(_DASK_REQUIREMENT)
             else:
                 # Parts of it may be there: pip would take it for installed.
                 slicer.util.pip_install(f"--force-reinstall --no-deps {_REQUIREMENTS.get(package, package)}")
+        if self._wanted:
+            self.require(self._wanted)
         self._client.warm_up()
 
 
@@ -69,6 +89,8 @@ def can_install(package: str, extension: bool) -> bool:
 
 def explanation(package: str, extension: bool) -> str:
     """What is missing, and what to do about it."""
+    if package == DASK:
+        return str(_("The Python package Dask is needed to register many pairs, and it is not installed."))
     text = _("The Python package {name} is needed to register, and it is not, or not completely, installed.")
     parts = [text.format(name=_title(package))]
     if package == "torch" and not extension:
@@ -83,7 +105,7 @@ def question(package: str) -> str:
     """What is asked before anything is downloaded."""
     if package != "torch":
         text = _("The Python package {name} will be downloaded and installed into 3D Slicer’s own Python.")
-        return str(text.format(name=package))
+        return str(text.format(name=_title(package)))
     install: str = _(
         "PyTorch will be downloaded and installed into 3D Slicer’s own Python, in the build that suits this "
         "computer: from 0.2 GB for the CPU to 3 GB for a GPU. 3D Slicer does not answer meanwhile."
@@ -119,4 +141,4 @@ def _accepted(function: Any, **arguments: Any) -> dict[str, Any]:
 
 
 def _title(package: str) -> str:
-    return "PyTorch" if package == "torch" else package
+    return {"torch": "PyTorch", DASK: "Dask"}.get(package, package)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import qt
 import slicer
@@ -13,14 +13,17 @@ from slicer.i18n import translate
 
 from ..engine.errors import CancelledError, LicenceError, RegistrationError
 from ..engine.resources import resource_folder
+from ..jobs.batch import Batch
 from ..jobs.client import State
 from ..jobs.messages import DeviceQuestion, Event
+from ..scene.results import Result
 from ..terms.choices import transform_choices
 from ..terms.inputs import NO_INPUTS
 from ..terms.licences import Consents, refusal_text
-from ..terms.settings import AUTO, missing, without_effect
+from ..terms.settings import AUTO, Settings, missing, without_effect
 from ..terms.translation import translate_with
 from . import choices, sample
+from .batch_section import BatchSection
 from .dependency_section import DependencySection, missing_package
 from .display import slice_composites
 from .inspect_section import InspectSection
@@ -46,7 +49,7 @@ class Panel:
         What the user has agreed to, and how that is asked.
     """
 
-    def __init__(self, widget: Any, registrations: Registrations) -> None:
+    def __init__(self, widget: Any, registrations: Registrations, batch: Batch) -> None:
         translate_with(translate)
         self.ui = slicer.util.childWidgetVariables(widget)
         self._registrations, self._client = registrations, registrations.client
@@ -61,6 +64,7 @@ class Panel:
         self._judge = JudgeSection(self.ui, self._run.fail)
         self._inspect = InspectSection(self.ui, self._judge.show)
         self._dependencies = DependencySection(self.ui, self._client)
+        self._batch = BatchSection(self.ui, batch, self._dependencies, self._permit, self._show_pair)
         choices.fill(self.ui.transformSelector, transform_choices())
         for name, combo in COMBOS.items():
             getattr(self.ui, combo).connect("currentIndexChanged(int)", lambda index, name=name: self._chosen(name))
@@ -81,6 +85,7 @@ class Panel:
         self.parameters = parameters
         self._model.use(parameters)
         self._inspect.use(parameters)
+        self._batch.use(parameters)
         if parameters is not None:
             widgets = {name: getattr(self.ui, widget) for name, widget in WIDGETS.items()}
             self._tag = parameters.connectParametersToGui(widgets)
@@ -105,6 +110,7 @@ class Panel:
         self.use(None)
         self._inspect.end()
         self._run.end()
+        self._batch.end()
         self._client.changed.disconnect(self._on_worker)
         self._registrations.changed.disconnect(self._refresh_button)
         slicer.mrmlScene.RemoveObserver(self._import_observation)
@@ -149,6 +155,24 @@ class Panel:
         else:
             self._run.started()
 
+    def _permit(self, settings: Settings, then: Callable[[Settings], None]) -> None:
+        """Go on with what the person has agreed to, if that includes the model that was chosen by name."""
+
+        def answered(agreed: bool) -> None:
+            if agreed:
+                then(self.consents.add_to(settings))
+            else:
+                self._batch.say(refusal_text(settings.model))
+
+        self.consents.require(settings.model, answered)
+
+    def _show_pair(self, result: Result) -> None:
+        """Look at a pair of a cohort."""
+        if result.fixed is not None and result.warped is not None:
+            sample.show_pair([result.fixed, result.warped])
+        self._inspect.show_newest(result)
+        self._tabs.show_inspect()
+
     def _chosen(self, name: str) -> None:
         if self.parameters is not None:
             self.parameters.setValue(name, choices.value_of(getattr(self.ui, COMBOS[name])))
@@ -166,6 +190,7 @@ class Panel:
                     widget.blockSignals(was)
             self._model.refresh()
             self._inspect.refresh()
+            self._batch.refresh()
             self._ask_for_memory()
         self._refresh_button()
 

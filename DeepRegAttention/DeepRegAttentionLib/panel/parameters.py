@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional, Union
 import slicer
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+from ..terms.cohorts import TO_ATLAS
 from ..terms.inputs import INPUTS, Inputs
 from ..terms.settings import CONSENT, Outputs, Settings
 
@@ -49,7 +50,7 @@ _KEPT = tuple(item.name for item in fields(Settings) if item.name not in CONSENT
 
 @parameterNodeWrapper
 class Parameters(Wrapper):
-    """Inputs, settings, outputs, and what is looked at; the names of the settings are those of ``Settings``."""
+    """Inputs, settings, outputs, a cohort, and what is looked at; settings are called as in ``Settings``."""
 
     fixed: slicer.vtkMRMLScalarVolumeNode
     moving: slicer.vtkMRMLScalarVolumeNode
@@ -81,6 +82,13 @@ class Parameters(Wrapper):
     wantMeasures: bool = _OUTPUTS.measures
     watch: bool = True
     keepFiles: bool = False
+
+    batchSource: str = ""
+    batchPairing: str = TO_ATLAS
+    batchAtlas: str = ""
+    batchAtlasLabels: str = ""
+    batchImages: str = ""
+    batchStudy: str = ""
 
     result: slicer.vtkMRMLScriptedModuleNode
     comparison: str = "blend"
@@ -144,6 +152,7 @@ COMBOS = {
     "prealign": "prealignSelector",
     "similarity": "similaritySelector",
     "wantTransform": "transformSelector",
+    "batchPairing": "batchPairingSelector",
     "comparison": "comparisonSelector",
     "overlay": "overlaySelector",
     "deformation": "deformationSelector",

@@ -11,15 +11,18 @@ import slicer
 
 from ..engine.errors import RegistrationError
 from ..jobs import messages
+from ..jobs.batch import PATIENCE_MS, Batch
+from ..jobs.client import WorkerClient
 from ..scene.results import Result
 from ..terms.presets import preset_settings
 from ..terms.settings import Outputs
 from .registration import Registration, Registrations, Request
-from .worker_process import end_shared_client, shared_client
+from .worker_process import QtProcess, end_shared_client, shared_client
 
 Done = Callable[[Optional[Result], Optional[RegistrationError]], None]
 
 _shared: Optional[Registrations] = None
+_batch: Optional[Batch] = None
 
 
 def shared_registrations() -> Registrations:
@@ -30,9 +33,23 @@ def shared_registrations() -> Registrations:
     return _shared
 
 
+def shared_batch() -> Batch:
+    """The cohort of this application; it stops with it."""
+    global _batch
+    if _batch is None:
+        later = qt.QTimer.singleShot
+        _batch = Batch(WorkerClient(QtProcess, later, PATIENCE_MS), later)
+        slicer.app.connect("aboutToQuit()", _batch.end)
+    return _batch
+
+
 def end_shared() -> None:
-    """Let go of them and of the worker: this package is about to be loaded anew."""
-    global _shared
+    """Let go of all that is under way and of the workers: this package is about to be loaded anew."""
+    global _shared, _batch
+    if _batch is not None:
+        slicer.app.disconnect("aboutToQuit()", _batch.end)
+        _batch.end()
+        _batch = None
     if _shared is not None:
         _shared.end()
         _shared = None

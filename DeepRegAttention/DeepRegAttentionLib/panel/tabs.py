@@ -1,4 +1,4 @@
-"""The tabs Register, Inspect and Judge, and the sections of the first, which make room for each other."""
+"""The tabs Register, Inspect, Judge and Batch, and the sections of the first, which make room for each other."""
 
 from __future__ import annotations
 

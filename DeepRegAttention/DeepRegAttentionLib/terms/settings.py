@@ -143,9 +143,16 @@ def _missing_partner(inputs: Inputs) -> Optional[str]:
     return None
 
 
-def _missing_setting(inputs: Inputs, settings: Settings, outputs: Outputs) -> Optional[str]:
+def missing_model(settings: Settings) -> Optional[str]:
+    """What has to be chosen before there is a model; None if there is one."""
     if settings.model == FILE and not settings.model_file.endswith(MODEL_SUFFIX):
         return _("Choose a model file ({suffix})").format(suffix=MODEL_SUFFIX)
+    return None
+
+
+def _missing_setting(inputs: Inputs, settings: Settings, outputs: Outputs) -> Optional[str]:
+    if lacking := missing_model(settings):
+        return lacking
     if settings.landmark_weight and not inputs.fixed_landmarks:
         return _("Choose landmarks, or set their weight to 0")
     if not outputs.any:

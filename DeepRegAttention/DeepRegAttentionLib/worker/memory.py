@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from ..engine.result_folder import METRICS_FILE
-from ..jobs.messages import AnyJob
+from ..jobs.messages import PairJob
 
 if TYPE_CHECKING:
     from ..case import Case, CaseCorrector
@@ -27,15 +27,15 @@ class Memory:
         """Make room."""
         self._stamp, self._last, self._corrector = (), None, None
 
-    def keep(self, job: AnyJob, case: Case, result: RegistrationResult) -> None:
+    def keep(self, job: PairJob, case: Case, result: RegistrationResult) -> None:
         """Know a result that was just written, and what it was made of."""
         self._stamp, self._last, self._corrector = _stamp(job), (case, result), None
 
-    def keep_corrector(self, job: AnyJob, corrector: CaseCorrector) -> None:
+    def keep_corrector(self, job: PairJob, corrector: CaseCorrector) -> None:
         """Know what has just corrected a result."""
         self._stamp, self._last, self._corrector = _stamp(job), None, corrector
 
-    def corrector(self, job: AnyJob) -> Optional[CaseCorrector]:
+    def corrector(self, job: PairJob) -> Optional[CaseCorrector]:
         """What corrects the result of a job, if that is the last one."""
         from ..case import CaseCorrector
 
@@ -46,7 +46,7 @@ class Memory:
         return self._corrector
 
 
-def _stamp(job: AnyJob) -> Stamp:
+def _stamp(job: PairJob) -> Stamp:
     """The files of a job and its result, when they were written and how large they are."""
     inputs = sorted(job.inputs.to_dict().items())
     paths = [(name, Path(path)) for name, path in inputs] + [("", Path(job.folder) / METRICS_FILE)]

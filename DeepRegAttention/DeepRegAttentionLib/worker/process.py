@@ -6,7 +6,6 @@ what anything else prints goes to standard error. It ends when its input does.
 
 from __future__ import annotations
 
-import importlib
 import os
 import queue
 import sys
@@ -25,6 +24,7 @@ from ..engine.threads import wait_passively
 from ..jobs.messages import (
     AnyJob,
     Cancel,
+    CohortJob,
     Command,
     CorrectionJob,
     DeviceQuestion,
@@ -32,17 +32,19 @@ from ..jobs.messages import (
     Job,
     LineBuffer,
     MessageError,
+    PairJob,
     Shutdown,
     decode_command,
     encode,
 )
+from .cohort_run import CohortRun
 from .memory import Memory
 from .pace import CORRECTION_SECONDS, SECONDS, Pace
+from .packages import MissingPackageError, load_libraries
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-PACKAGES = ("numpy", "SimpleITK", "torch", "safetensors")
 PREVIEW = "preview.nrrd"
 """In the folder of a job that is watched, while it runs."""
 
@@ -78,44 +80,6 @@ class Channel:
                 rest = rest[os.write(self._output, rest) :]
 
 
-class MissingPackageError(RegistrationError):
-    """A package that the engine needs cannot be imported; `name` says which."""
-
-    code = "missing-package"
-
-    def __init__(self, name: str, whole: bool) -> None:
-        how = "is not installed" if whole else "is not completely installed"
-        again = "" if whole else "--force-reinstall "
-        command = f"{sys.executable} -m pip install {again}{name}"
-        super().__init__(f"The Python package {name} {how}; install it with “{command}”.")
-        self.name = name
-
-
-def load_libraries() -> None:
-    """Import everything that a registration needs.
-
-    Raises
-    ------
-    MissingPackageError
-        One of the packages is absent, or only parts of it are there.
-    """
-    for name in PACKAGES:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            # It may be another one, on which this one depends.
-            missing = error.name or name
-            root = missing.partition(".")[0]
-            raise MissingPackageError(root, whole=missing == root) from error
-        except (ImportError, OSError) as error:
-            raise MissingPackageError(name, whole=False) from error
-        # An uninstalled or interrupted installation can leave a folder without its code.
-        if getattr(module, "__file__", None) is None or not hasattr(module, "__version__"):
-            raise MissingPackageError(name, whole=False)
-    for name in ("..case", "..engine.corrections", "..engine.evaluation", "..engine.registration"):
-        importlib.import_module(name, __package__)
-
-
 class Run:
     """One job, from the moment it was asked for until it has ended.
 
@@ -134,7 +98,7 @@ class Run:
         Set by whoever wants the job to stop; it does at its next word of progress.
     """
 
-    def __init__(self, job: AnyJob, say: Callable[[Event], None], memory: Memory) -> None:
+    def __init__(self, job: PairJob, say: Callable[[Event], None], memory: Memory) -> None:
         self.job = job
         self._memory = memory
         self.folder = Path(job.folder)
@@ -234,6 +198,10 @@ class Run:
             return
         self._say(Event("map", self.job.id, name="warped", path=str(path)))
 
+    def abandon(self) -> None:
+        """Leave nothing unfinished behind: the process ends at once."""
+        self.tidy()
+
     def tidy(self) -> None:
         """Remove the picture, and what a save that was interrupted left."""
         from ..engine.result import remove_partial
@@ -261,6 +229,9 @@ def learn(seconds: dict[str, float], measured: dict[str, float], steps: int) -> 
     seconds.update(measured, refine=steps_took / steps if steps else seconds["refine"])
 
 
+AnyRun = Union[Run, CohortRun]
+
+
 class Worker:
     """Takes commands in a thread of their own, and does one job after the other in the main thread."""
 
@@ -269,8 +240,8 @@ class Worker:
         self._lock = threading.Lock()
         self._waiting: queue.Queue[Union[AnyJob, DeviceQuestion]] = queue.Queue()
         self._memory = Memory()
-        self._runs: dict[str, Run] = {}
-        self._current: Optional[Run] = None
+        self._runs: dict[str, AnyRun] = {}
+        self._current: Optional[AnyRun] = None
         self._ready = threading.Event()
         self._seconds = dict(SECONDS)
 
@@ -327,8 +298,13 @@ class Worker:
             if job.id in self._runs:
                 # Without the id: it would end the other job for whoever listens.
                 raise MessageError(f"There is already a job with the id “{job.id}”.")
-            self._runs[job.id] = Run(job, self._say, self._memory)
+            self._runs[job.id] = self._run(job)
         self._waiting.put(job)
+
+    def _run(self, job: AnyJob) -> AnyRun:
+        if isinstance(job, CohortJob):
+            return CohortRun(job, self._say)
+        return Run(job, self._say, self._memory)
 
     def _cancel(self, id: str) -> None:
         with self._lock:
@@ -344,9 +320,10 @@ class Worker:
             run.cancelled.set()
 
     def _end(self) -> None:
-        """End at once, even in the middle of a job: nobody waits for it any more."""
-        if self._current is not None:
-            self._current.tidy()
+        """End, even in the middle of a job: nobody waits for it any more."""
+        run = self._current
+        if run is not None:
+            run.abandon()
         os._exit(0)
 
     # In the main thread
@@ -365,10 +342,15 @@ class Worker:
     # In either
 
     def _say(self, event: Event) -> None:
+        run = self._current
         try:
             self._channel.say(event)
         except OSError:
-            self._end()
+            if run is None:
+                self._end()
+            else:
+                # It stops at its next word of progress, and leaves nothing behind.
+                run.cancelled.set()
 
     def _answer(self, question: DeviceQuestion) -> None:
         self._say(self._outcome(question.id, lambda: devices(question)))
@@ -384,6 +366,8 @@ class Worker:
             return Event("cancelled", id)
         except LicenceError as error:
             return Event("error", id, code=error.code, name=error.model, message=str(error))
+        except MissingPackageError as error:
+            return Event("error", id, code=error.code, name=error.name, message=str(error))
         except RegistrationError as error:
             cause = None if error.__cause__ is None else f"{type(error.__cause__).__name__}: {error.__cause__}"
             return Event("error", id, code=error.code, message=str(error), detail=cause)

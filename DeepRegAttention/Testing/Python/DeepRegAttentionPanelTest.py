@@ -481,6 +481,97 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         settle(0.1)
         self.assertEqual(seen(), [False, False, False])
 
+    def test_a_batch_is_started_stopped_gone_on_with_and_looked_through(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self._prepare_batch(Path(folder))
+            self._check_batch_stops(Path(folder) / "study")
+            self._check_batch_goes_on(Path(folder) / "study")
+            self._check_pair_is_loaded()
+            self._check_other_study(Path(folder))
+
+    @property
+    def batch(self):
+        return self.panel._batch._batch
+
+    def _prepare_batch(self, folder: Path) -> None:
+        say("three volumes in a folder; the button says what is missing")
+        (folder / "images").mkdir()
+        for number, shift in enumerate((0.0, 4.0, -3.0)):
+            volume = blob_volume(f"blob{number}", shift)
+            self.assertTrue(slicer.util.saveNode(volume, str(folder / "images" / f"blob{number}.nrrd")))
+            slicer.mrmlScene.RemoveNode(volume)
+        self.ui.tabs.setCurrentWidget(self.ui.batchPage)
+        settle(0.2)
+        self.assertEqual(self.ui.batchButton.text, "Choose a table or a folder")
+        self.type(self.ui.batchSourceEdit, str(folder))
+        self.assertEqual(self.ui.batchButton.text, "Choose an atlas")
+        self.assertTrue(self.ui.batchAtlasOptions.visible)
+        self.ui.batchPairingSelector.setCurrentIndex(self.ui.batchPairingSelector.findData("all-pairs"))
+        self.assertFalse(self.ui.batchAtlasOptions.visible)
+        self.type(self.ui.batchStudyEdit, str(folder / "study"))
+        self.assertEqual(self.ui.batchButton.text, "Start")
+        self.panel.parameters.model = "none"
+        self.panel.parameters.prealign = "none"
+        self.panel.parameters.refine = 60
+        self.assertIn("Custom", self.ui.batchMethodText.text)
+
+    def type(self, edit, text: str) -> None:
+        edit.text = text
+        edit.editingFinished()
+
+    def _check_batch_stops(self, study: Path) -> None:
+        say("it runs, a single registration could, too; it stops and leaves nothing unfinished")
+        self.ui.batchButton.click()
+        self.assertEqual(self.ui.batchButton.text, "Stop", self.ui.batchStatusLabel.text)
+        longest = wait_until(lambda: self.batch.rows, "the first pair ends", START_S + JOB_S)
+        say(f"the longest time without an answer: {longest:.2f} s")
+        self.assertIn("of 3 pairs", self.ui.batchStatusLabel.text)
+        self.assertFalse(self.panel._client.busy)
+        self.ui.batchButton.click()
+        self.assertEqual(self.ui.batchButton.text, "Stopping …")
+        wait_until(lambda: not self.batch.running, "it stops", 60)
+        self.assertEqual({path.name for path in study.iterdir()}, {"cohort.csv", "index.html", "pairs"})
+
+    def _check_batch_goes_on(self, study: Path) -> None:
+        say("Start goes on; the pairs are listed, the worst first")
+        settle()
+        self.assertEqual(self.ui.batchButton.text, "Start")
+        self.ui.batchButton.click()
+        wait_until(lambda: not self.batch.running, "all pairs end", START_S + JOB_S)
+        self.assertIn("Done", self.ui.batchStatusLabel.text)
+        table = self.ui.pairsTable
+        names = [table.item(n, 1).text() for n in range(table.rowCount)]
+        self.assertEqual(sorted(names), ["blob1_to_blob0", "blob2_to_blob0", "blob2_to_blob1"])
+        order = ["No result", "Fail", "Review", "Pass"]
+        places = [order.index(table.item(n, 0).text()) for n in range(table.rowCount)]
+        self.assertEqual(places, sorted(places))
+        self.assertTrue(table.item(0, 0).toolTip())
+        self.assertEqual(len(list((study / "pairs").iterdir())), 3)
+
+    def _check_pair_is_loaded(self) -> None:
+        say("a double click shows the pair under Inspect; another one that shares a volume loads that once")
+        table, loaded = self.ui.pairsTable, []
+        for number in range(2):
+            table.cellDoubleClicked(number, 1)
+            name = table.item(number, 1).text()
+            wait_until(lambda: not self.panel._batch._loading, "the pair is loaded", 60)
+            self.assertEqual(self.ui.tabs.currentWidget(), self.ui.inspectPage, self.ui.batchStatusLabel.text)
+            result = self.panel._inspect.result
+            self.assertEqual(result.name, name.replace("_to_", " to "))
+            self.assertIsNotNone(result.fixed)
+            loaded.append(result)
+            self.ui.tabs.setCurrentWidget(self.ui.batchPage)
+        images = {node.GetID() for result in loaded for node in (result.fixed, result.moving)}
+        self.assertEqual(len(images), 3)
+
+    def _check_other_study(self, folder: Path) -> None:
+        say("another folder has no pairs; the study of before has them again, without being started")
+        self.type(self.ui.batchStudyEdit, str(folder / "other"))
+        self.assertEqual(self.ui.pairsTable.rowCount, 0)
+        self.type(self.ui.batchStudyEdit, str(folder / "study"))
+        self.assertEqual(self.ui.pairsTable.rowCount, 3)
+        self.assertFalse((folder / "other").exists())
+
     def test_cancel(self) -> None:
         self.start(preset=2)
         say("cancel after a second")
