@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +27,7 @@ pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed (ext
 SUBMIT = """#!/bin/sh
 cp "$1" "{jobs}/$$.sh"
 setsid sh "{jobs}/$$.sh" >"{jobs}/$$.out" 2>&1 &
+echo $! >"{jobs}/$$.number"
 echo "Submitted batch job $!"
 """
 CANCEL = """#!/bin/sh
@@ -40,31 +43,43 @@ def script(path: Path, content: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="the batch system is a shell script")
-def test_jobs_of_a_batch_system_do_the_pairs_and_are_cancelled_at_the_end(tmp_path):
+def test_jobs_of_a_batch_system_do_the_pairs_one_that_ends_is_followed_and_the_last_is_cancelled(tmp_path):
     jobs = tmp_path / "jobs"
     jobs.mkdir()
     for name, content in (("sbatch", SUBMIT), ("scancel", CANCEL)):
         script(tmp_path / name, content.format(jobs=jobs))
-    for name in ("fixed", "moving"):
-        sitk.WriteImage(blob_image(), str(tmp_path / f"{name}.nrrd"))
-    (tmp_path / "pairs.csv").write_text("name,fixed,moving\na,fixed.nrrd,moving.nrrd\nb,moving.nrrd,fixed.nrrd\n")
+    sitk.WriteImage(blob_image(), str(tmp_path / "image.nrrd"))
+    # Its worker waits for somebody to write into this one.
+    os.mkfifo(tmp_path / "later.nrrd")
+    (tmp_path / "pairs.csv").write_text("name,fixed,moving\na,image.nrrd,image.nrrd\nb,image.nrrd,later.nrrd\n")
     options = "--cluster slurm --workers 1 --threads 2 --model none --prealign none --refine 1 --spacing 6 --no-maps"
-    done = subprocess.run(
+    command = subprocess.Popen(
         [sys.executable, "-c", "from DeepRegAttentionLib.cli import main; main()", "cohort", "pairs.csv",
          "-o", "study", *options.split()],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(MODULE), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(MODULE), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+             "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "1s"},
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "study" / "pairs").iterdir()} == {"a", "b"}
-    (job,) = jobs.glob("*.sh")
-    asked = job.read_text()
-    assert re.search(r"#SBATCH --cpus-per-task=2\n#SBATCH --mem=\d", asked)
-    assert asked.rstrip().endswith("--nthreads 1 --memory-limit 0"), "one pair at a time, and none is held back"
-    assert len((jobs / "cancelled").read_text().split()) == 1
+    study = tmp_path / "study"
+    while not list(study.glob(".partial/*/b.1")):
+        assert command.poll() is None
+        time.sleep(0.05)
+    (job,) = jobs.glob("*.number")
+    os.killpg(int(job.read_text()), signal.SIGKILL)
+    (tmp_path / "later.nrrd").unlink()
+    shutil.copy(tmp_path / "image.nrrd", tmp_path / "later.nrrd")
+    _, complained = command.communicate()
+    assert command.returncode == 0, complained
+    assert {path.name for path in (study / "pairs").iterdir()} == {"a", "b"}
+    asked = [script.read_text() for script in jobs.glob("*.sh")]
+    assert len(asked) == 2
+    assert all(re.search(r"#SBATCH --cpus-per-task=2\n#SBATCH --mem=\d", script) for script in asked)
+    # One pair at a time, and none is held back.
+    assert all(script.rstrip().endswith("--nthreads 1 --memory-limit 0") for script in asked)
+    (last,) = {path.read_text().strip() for path in jobs.glob("*.number")} - {job.read_text().strip()}
+    assert last in (jobs / "cancelled").read_text().split()
 
 
 def test_a_worker_with_several_threads_does_one_pair_at_a_time(tmp_path, monkeypatch):

@@ -198,7 +198,8 @@ def _own(where: Where, plan: Plan, options: RegistrationOptions, pairs: Sequence
             made = _jobs(where, plan, options, pairs) if where.batch_system else _local(plan, scratch)
             cluster = at_the_end.enter_context(made)
         if where.batch_system:
-            cluster.scale(jobs=plan.workers)
+            # Other than by a fixed number, a job that has run out of its time is followed by another one.
+            cluster.adapt(minimum_jobs=plan.workers, maximum_jobs=plan.workers)
         else:
             at_the_end.callback(lambda: cluster.sync(_kill, list(cluster.workers.values())))
         yield cluster
