@@ -5,23 +5,28 @@
 
 ``overhead`` does nothing with each pair but what a study needs (a folder, a record, a row); the memory of this process,
 client and scheduler together, is written down along the way. ``throughput`` registers the pairs that a model reports
-on once one after the other in this process with all cores, models loaded, and once as a cohort.
+on once one after the other in this process with all cores, models loaded, and once as a cohort; seconds of processors
+can be compared on a computer that does other things, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from accuracy import TASKS, reporting_pairs
 from DeepRegAttentionLib.case import read_case, register_case
-from DeepRegAttentionLib.cohort.cluster import Where, share_out
+from DeepRegAttentionLib.cohort.cluster import Where, largest_need, share_out
 from DeepRegAttentionLib.cohort.pairs import Pair, Settings
 from DeepRegAttentionLib.cohort.plan import pair_of
 from DeepRegAttentionLib.cohort.run import Cohort
@@ -61,7 +66,10 @@ def overhead(count: int) -> None:
                 begun = seconds
             if number % max(1, count // 10) == 0:
                 each = (seconds - begun) / (number - 1) * 1000
-                print(f"{number} pairs, {each:.1f} ms each, client and scheduler {resident_mib():.0f} MiB", flush=True)
+                print(
+                    f"{number} pairs, {each:.1f} ms each, client and scheduler {1024 * memory_gib('self'):.0f} MiB",
+                    flush=True,
+                )
 
 
 def timed(cohort: Cohort) -> Iterator[tuple[int, float]]:
@@ -73,19 +81,56 @@ def throughput(data: Path, task: str, count: int) -> None:
     pairs = [pair_of(fixed, moving) for fixed, moving in cases]
     options = RegistrationOptions(model=TASKS[task], prealign="centre")
     prepare_process()
+    plan = share_out(Where(), pairs, options)
     with tempfile.TemporaryDirectory() as folder:
         alone(pairs[0], options, Path(folder) / "warm")
-        begun = time.perf_counter()
-        for pair in pairs:
-            alone(pair, options, Path(folder) / pair.name)
-        one = time.perf_counter() - begun
-        begun = time.perf_counter()
-        cohort = Cohort(pairs, Settings(options), Path(folder) / "study")
-        plan = share_out(Where(), pairs, options)
-        failed = sum(outcome.folder is None for outcome in cohort)
-        many = time.perf_counter() - begun
-    print(f"{task}, {len(pairs)} pairs: one after the other {one:.1f} s; cohort with {plan.workers} workers of")
-    print(f"{plan.threads} threads {many:.1f} s, start and end included; {failed} without a result")
+        with Cost() as one:
+            for pair in pairs:
+                alone(pair, options, Path(folder) / pair.name)
+        with Cost() as many:
+            ends = [seconds for _, seconds in timed(Cohort(pairs, Settings(options), Path(folder) / "study"))]
+        failed = len(pairs) - len(list((Path(folder) / "study" / "pairs").iterdir()))
+    later = len(pairs) - plan.workers
+    print(f"{task}, {len(pairs)} pairs, {failed} without a result")
+    print(f"one after the other, models loaded: {one.text}, {one.seconds / len(pairs):.2f} s a pair")
+    print(f"cohort with {plan.workers} workers of {plan.threads} threads: {many.text}, start and end included;")
+    print(f"{(ends[-1] - ends[plan.workers - 1]) / later:.2f} s a pair once each worker has done one")
+    print(f"a worker at most {many.peak_gib:.2f} GiB, estimated {largest_need(pairs, options):.2f} GiB")
+
+
+class Cost:
+    """What a block takes: seconds, those of processors, and the largest memory of a process that it starts."""
+
+    def __enter__(self) -> Cost:
+        self.peak_gib, self._ended = 0.0, threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+        self._begun, self._worked = time.perf_counter(), processor_seconds()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._begun
+        self.worked = processor_seconds() - self._worked
+        self._ended.set()
+        self._watch.join()
+
+    @property
+    def text(self) -> str:
+        return f"{self.seconds:.1f} s, {self.worked:.1f} s of processors"
+
+    def _look(self) -> None:
+        me = os.getpid()
+        while not self._ended.wait(0.2):
+            for child in Path(f"/proc/{me}/task").glob("*/children"):
+                for process in child.read_text().split():
+                    with suppress(OSError, IndexError):
+                        self.peak_gib = max(self.peak_gib, memory_gib(process, "VmHWM"))
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it has started and that have ended."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)
 
 
 def alone(pair: Pair, options: RegistrationOptions, folder: Path) -> None:
@@ -93,10 +138,10 @@ def alone(pair: Pair, options: RegistrationOptions, folder: Path) -> None:
     register_case(read_case(pair.inputs.to_dict(), options), options).save(folder)
 
 
-def resident_mib() -> float:
-    """Of this process now."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+def memory_gib(process: object, what: str = "VmRSS") -> float:
+    """Of a process now, or with VmHWM the most that it ever had."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    return int(status.split(f"{what}:")[1].split()[0]) / 2**20
 
 
 if __name__ == "__main__":

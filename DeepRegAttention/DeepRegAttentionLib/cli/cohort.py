@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ..engine.errors import CancelledError
 from ..engine.options import RegistrationOptions
@@ -145,11 +145,11 @@ class _Counting:
     """How many have ended, how, and how long the others will take by those that were done now."""
 
     def __init__(self, count: int) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        how: dict[str, Any] = {"console": messages, "transient": True, "disable": not messages.is_terminal}
-        self._bars = Progress(*columns, speed_estimate_period=_LOOKED_BACK_S, **how)
-        self._bar = self._bars.add_task("registering", total=count)
-        self._kept, self._said = 0, time.monotonic()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+        self._bars = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
+        self._bar = self._bars.add_task("registering", total=count, left="")
+        self._count, self._kept = count, 0
+        self._begun = self._said = time.monotonic()
 
     def __enter__(self) -> _Counting:
         self._bars.start()
@@ -159,23 +159,20 @@ class _Counting:
         self._bars.stop()
 
     def show(self, seen: Counter[str], kept: bool) -> None:
-        """Show what has ended; the last may be one that was found done."""
-        done, text = sum(seen.values()), summary(seen)
+        """Show what has ended; the last may be one that was found done, which says nothing of the others."""
+        done, text, now = sum(seen.values()), summary(seen), time.monotonic()
         if kept:
-            # It says nothing of how long the others take.
-            self._kept = done
-        elif done == self._kept + 1:
-            self._bars.reset(self._bar, completed=self._kept)
-        self._bars.update(self._bar, completed=done, description=text)
-        if not messages.is_terminal and time.monotonic() - self._said >= _LINE_EACH_S:
-            self._said = time.monotonic()
-            task = self._bars.tasks[0]
-            left = time_left(task.time_remaining, done / (task.total or 1)) if done > self._kept else ""
-            line = f"{done} of {task.total:.0f}: {text}" + (f"; {left}" if left else "")
+            self._kept, self._begun = done, now
+        each = None if kept else (now - self._begun) / (done - self._kept)
+        left = "" if each is None else time_left(each * (self._count - done), done / self._count)
+        self._bars.update(self._bar, completed=done, description=text, left=left)
+        if not messages.is_terminal and now - self._said >= _LINE_EACH_S:
+            self._said = now
+            line = "; ".join(part for part in (f"{done} of {self._count}: {text}", left) if part)
             messages.print(line, highlight=False, soft_wrap=True)
 
 
-_LOOKED_BACK_S, _LINE_EACH_S = 3600.0, 60.0
+_LINE_EACH_S = 60.0
 
 
 def summary(seen: Counter[str]) -> str:
