@@ -25,11 +25,11 @@ from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.result import write_transform
 from DeepRegAttentionLib.terms.inputs import Inputs
 from helpers.cohort import GRIDS, linear, waves
-from helpers.cohort_work import full
+from helpers.cohort_work import full, workers_here
 from helpers.images import blob_image
 from typer.testing import CliRunner
 
-FAST = ["--model", "none", "--prealign", "none", "--refine", "1", "--spacing", "6", "--workers", "1", "--threads", "1"]
+FAST = ["--model", "none", "--prealign", "none", "--refine", "1", "--spacing", "6"]
 
 
 def labels_of(image: sitk.Image) -> sitk.Image:
@@ -65,9 +65,9 @@ def around(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(around: Path, *more: str) -> str:
     targets = [str(around / "targets"), str(around / "atlases" / "images" / "a0.nii.gz")]
-    result = CliRunner().invoke(
-        app, ["fuse", *targets, "--atlases", str(around / "atlases"), "-o", str(around / "study"), *FAST, *more]
-    )
+    arguments = ["fuse", *targets, "--atlases", str(around / "atlases"), "-o", str(around / "study")]
+    with workers_here() as scheduler:
+        result = CliRunner().invoke(app, [*arguments, "--scheduler", scheduler, *FAST, *more])
     assert result.exit_code == 0, result.output
     return result.stdout
 

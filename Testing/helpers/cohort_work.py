@@ -11,7 +11,8 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,6 +25,16 @@ from DeepRegAttentionLib.engine.result import RegistrationResult
 
 STAGE = "refine"
 WRITE = RegistrationResult._write_files
+
+
+@contextmanager
+def workers_here() -> Iterator[str]:
+    """The address of a scheduler whose only worker is a thread of this process: it has everything imported already."""
+    from distributed import LocalCluster
+
+    own = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**own) as cluster:
+        yield cluster.scheduler_address
 
 
 def work(pair: Pair, settings: Settings, study: Study, how: Mapping[str, Any], threads: int) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ..engine.errors import CancelledError
+from ..engine.errors import CancelledError, OptionError
 from ..engine.options import RegistrationOptions
 from ..terms.wording import time_left
 from . import arguments as a
@@ -21,7 +21,7 @@ from .console import ReadableErrors, messages, results, say
 if TYPE_CHECKING:
     from ..cohort.work import Outcome
 
-_PAIRS, _WHERE = "Pairs", "Computers"
+_PAIRS, _TEMPLATE, _WHERE = "Pairs", "Template", "Computers"
 
 Source = Annotated[
     Path,
@@ -43,6 +43,27 @@ WithinSubject = Annotated[
     bool, typer.Option("--within-subject", help="Within each subject or group alone.", rich_help_panel=_PAIRS)
 ]
 AllPairs = Annotated[bool, typer.Option("--all-pairs", help="Each image with each.", rich_help_panel=_PAIRS)]
+Template = Annotated[
+    bool,
+    typer.Option(
+        "--template",
+        help="Their unbiased average instead of pairs, with the atlas of their labels; registered by refinement alone "
+        "unless a model is named.",
+        rich_help_panel=_TEMPLATE,
+    ),
+]
+Turns = Annotated[
+    Optional[int],
+    typer.Option(
+        help="Deformable turns at most; fewer if hardly anything moves.  [default: 4]", rich_help_panel=_TEMPLATE
+    ),
+]
+TemplateSpacing = Annotated[
+    Optional[float],
+    typer.Option(
+        help="Of its voxels in mm; the median of the finest of each image if not given.", rich_help_panel=_TEMPLATE
+    ),
+]
 BothWays = Annotated[
     bool, typer.Option("--both-ways", help="Two images are registered in both directions.", rich_help_panel=_PAIRS)
 ]
@@ -75,6 +96,9 @@ def cohort(
     all_pairs: AllPairs = False,
     both_ways: BothWays = False,
     images: Images = None,
+    template: Template = False,
+    turns: Turns = None,
+    template_spacing: TemplateSpacing = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     cluster: Cluster = None,
@@ -104,19 +128,34 @@ def cohort(
     from ..cohort.cluster import Where, require_dask
     from ..cohort.pairs import Settings
     from ..cohort.run import Cohort
-    from ..cohort.source import planned
+    from ..cohort.source import find_images, planned
     from ..cohort.study import TABLE, WALL
     from .settings import file_extension, read_options
+    from .template import USUAL, make_template
 
     require_dask()
-    options = read_options(preset, {f.name: context.params.get(f.name) for f in fields(RegistrationOptions)})
+    given = {f.name: context.params.get(f.name) for f in fields(RegistrationOptions)}
+    options = read_options(preset, given, USUAL if template else None)
     settings = Settings(options, file_extension(format), displacement, report)
-    pairs = planned(source, images, to_atlas, (atlas_labels, atlas_mask), within_subject, all_pairs, both_ways)
     where = Where(scheduler, cluster, workers)
+    if template:
+        ways = {"--to-atlas": bool(to_atlas), "--within-subject": within_subject, "--all-pairs": all_pairs}
+        require_alone("--template", {**ways, "--both-ways": both_ways})
+        make_template(find_images(source, images), settings, output, where, show_progress, turns, template_spacing)
+        return
+    require_alone("pairs", {"--turns": turns is not None, "--template-spacing": template_spacing is not None})
+    pairs = planned(source, images, to_atlas, (atlas_labels, atlas_mask), within_subject, all_pairs, both_ways)
     for _ in show_progress(Cohort(pairs, settings, output, where), len(pairs)):
         pass
     for name, file in (("table", TABLE), ("page", WALL)):
         say(name, str((output / file).resolve()), "bold", results)
+
+
+def require_alone(wanted: str, others: Mapping[str, bool]) -> None:
+    """Raise OptionError if an option is given that makes no sense with what is wanted."""
+    for name, given in others.items():
+        if given:
+            raise OptionError(f"{name} has no meaning for {wanted}.")
 
 
 def show_progress(outcomes: Iterable[Outcome], count: int, kind: str = "pairs") -> Iterator[Outcome]:

@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from ..engine.errors import OptionError
-from ..engine.options import RegistrationOptions
+from ..engine.options import RegistrationOptions, registration_values
 from ..engine.result import EXTENSIONS
 from ..terms.presets import read_preset
 
 
-def read_options(preset: Optional[str], given: Mapping[str, Any]) -> RegistrationOptions:
-    """The options of a preset, overridden by those given (None: not given).
+def read_options(
+    preset: Optional[str], given: Mapping[str, Any], usual: Optional[Mapping[str, Any]] = None
+) -> RegistrationOptions:
+    """The options of a preset, overridden by those given (None: not given), over those that are usual for a command.
 
     Raises
     ------
     OptionError
         The preset is missing or damaged, or an option is unknown or out of range.
     """
-    values = {} if preset is None else read_preset(preset)
+    values = {**(usual or {}), **({} if preset is None else registration_values(read_preset(preset)))}
     values.update({name: value for name, value in given.items() if value is not None})
     return RegistrationOptions.from_mapping(values)
 

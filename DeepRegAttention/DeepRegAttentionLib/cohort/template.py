@@ -191,7 +191,7 @@ def _linear_average(
     images: Sequence[sitk.Image], options: TemplateOptions, register_all: RegisterAll, start: Optional[sitk.Image]
 ) -> Turn:
     """Aligned linearly to one of the images, moved to the mean, averaged; and once more to that average."""
-    target = images[_median_extent(images)] if start is None else start
+    target = images[median_extent(images)] if start is None else start
     starts: Transforms = [None] * len(images)
     grid = None
     for _ in range(_LINEAR_TURNS):
@@ -250,7 +250,7 @@ def _moved_mm(before: Transforms, after: Transforms, grid: Grid, inside: np.ndar
 # Where the template lies
 
 
-def _median_extent(images: Sequence[sitk.Image]) -> int:
+def median_extent(images: Sequence[sitk.Image]) -> int:
     """The number of the image whose volume in mm³ is the median."""
     volumes = [float(np.prod(np.multiply(image.GetSize(), image.GetSpacing()))) for image in images]
     return int(np.argsort(volumes, kind="stable")[len(volumes) // 2])

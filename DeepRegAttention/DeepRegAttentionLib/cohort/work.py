@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
+
+import SimpleITK as sitk
 
 from ..engine.errors import OutputError, RegistrationError
-from ..engine.result_folder import read_metrics
+from ..engine.result_folder import METRICS_FILE, read_metrics
 from .lock import StudyInUseError
 from .pairs import Pair, Settings
 from .provenance import made_of
@@ -66,10 +68,20 @@ def register_pair(pair: Pair, settings: Settings, study: Study, how: Mapping[str
     owner by now.
     """
     with _ONE_AT_A_TIME:
-        return _attempt(pair, settings, study, how, threads)
+        return _attempt(pair, settings, study, how, threads, _register)
 
 
-def _attempt(pair: Pair, settings: Settings, study: Study, how: Mapping[str, Any], threads: int) -> Outcome:
+def align_pair(pair: Pair, settings: Settings, study: Study, how: Mapping[str, Any], threads: int) -> Outcome:
+    """Align a pair linearly and no more, as :func:`register_pair` would begin: its result is the transform alone."""
+    with _ONE_AT_A_TIME:
+        return _attempt(pair, settings, study, how, threads, _align)
+
+
+Make = Callable[[Pair, Settings, Path, int], dict[str, Any]]
+"""Writes the result of a pair into a folder, with so many threads, and returns its metrics."""
+
+
+def _attempt(pair: Pair, settings: Settings, study: Study, how: Mapping[str, Any], threads: int, make: Make) -> Outcome:
     if study.record(pair.name) is not None:
         # A worker died after it had completed it.
         return replace(kept(pair, study), state=DONE)
@@ -82,7 +94,7 @@ def _attempt(pair: Pair, settings: Settings, study: Study, how: Mapping[str, Any
         _prepare(threads)
         # What changes while it is registered is noticed the next time.
         record = made_of(pair.inputs.to_dict(), how)
-        metrics = _register(pair, settings, folder, threads)
+        metrics = make(pair, settings, folder, threads)
         study.complete(pair.name, folder, record)
         return Outcome(pair, DONE, study.result_folder(pair.name), metrics)
     except StudyInUseError:
@@ -117,6 +129,30 @@ def _register(pair: Pair, settings: Settings, folder: Path, threads: int) -> dic
 
             write_report(result, case.fixed, case.moving, folder / "report.html")
     return result.plain_metrics()
+
+
+def _align(pair: Pair, settings: Settings, folder: Path, threads: int) -> dict[str, Any]:
+    from ..case import read_case
+    from ..engine.prealign import prealign
+    from ..engine.result import write_transform
+
+    case = read_case(pair.inputs.to_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = prealign(
+            case.fixed,
+            case.moving,
+            settings.options.prealign,
+            initial=case.initial_transform,
+            fixed_mask=case.fixed_mask,
+            moving_mask=case.moving_mask,
+        )
+    try:
+        write_transform(found or sitk.Transform(3, sitk.sitkIdentity), folder / "transform.h5")
+        (folder / METRICS_FILE).write_text("{}\n", encoding="utf-8")
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"The result cannot be written to {folder}.") from error
+    return {}
 
 
 @lru_cache(maxsize=1)
