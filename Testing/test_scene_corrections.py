@@ -12,6 +12,16 @@ from DeepRegAttentionLib.engine.errors import CorrectionError
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.scene.compare import Comparison
+from DeepRegAttentionLib.scene.correction_lines import (
+    complete,
+    fit_lines,
+    is_placed,
+    length_mm,
+    lines_of,
+    new_line,
+    pair_of,
+    remove_line,
+)
 from DeepRegAttentionLib.scene.corrections import (
     corrections_of,
     moving_point,
@@ -22,7 +32,14 @@ from DeepRegAttentionLib.scene.corrections import (
 )
 from DeepRegAttentionLib.scene.deformation import show_deformation
 from DeepRegAttentionLib.scene.nodes import remove_node
-from DeepRegAttentionLib.scene.results import Wanted, find_results, load_result, remove_result
+from DeepRegAttentionLib.scene.results import (
+    Wanted,
+    find_results,
+    inputs_of_result,
+    keep_inputs,
+    load_result,
+    remove_result,
+)
 from helpers.images import blob_image
 from helpers.scene import World, add_volume, voxels
 
@@ -190,3 +207,94 @@ def test_deleted_nodes_are_not_made_again_and_without_a_transform_nothing_is_cor
     result.transform = None
     with pytest.raises(CorrectionError, match="transform of this result is gone"):
         moving_point(result, FIXED_POINT)
+
+
+# Lines in the views
+
+
+def placed_line(result, by: np.ndarray = DRAG, point: np.ndarray = FIXED_POINT):
+    """As a person clicks: where something is seen in the warped volume, then where it belongs."""
+    line = new_line(result)
+    assert not is_placed(line)
+    for end in (point + by, point):
+        line.AddControlPointWorld(*end)
+    assert is_placed(line)
+    complete(result, line)
+    return line
+
+
+def follow(case, folder, result) -> None:
+    """Correct a result as its lines say."""
+    corrected(case, folder, *(tuple(map(to_lps, pair_of(line))) for line in lines_of(result)))
+    refresh_result(result, folder)
+    fit_lines(result)
+
+
+def test_a_line_stands_for_a_correction_and_keeps_its_place_in_the_moving_volume(load, case, folder) -> None:
+    result = load()
+    seen = moving_point(result, FIXED_POINT + DRAG)
+    line = placed_line(result)
+    assert length_mm(line) == pytest.approx(np.linalg.norm(DRAG))
+    follow(case, folder, result)
+    assert lines_of(result) == [line]
+    fixed, moving = pair_of(line)
+    np.testing.assert_allclose(fixed, FIXED_POINT, atol=1e-6)
+    np.testing.assert_allclose(moving, seen, atol=1e-6)
+    np.testing.assert_allclose(through(result, FIXED_POINT), seen, atol=0.01)
+    # Its end is dragged: what belongs there is the same.
+    other = np.add(FIXED_POINT, (1, 1, 0))
+    line.SetNthControlPointPositionWorld(1, *other)
+    follow(case, folder, result)
+    np.testing.assert_allclose(through(result, other), seen, atol=0.01)
+    remove_line(line)
+    follow(case, folder, result)
+    assert corrections_of(result) == []
+
+
+def test_lines_are_saved_with_the_scene_and_go_with_their_result(load, case, folder, tmp_path) -> None:
+    result = load()
+    lines = [placed_line(result), placed_line(result, -DRAG, np.add(FIXED_POINT, (14, 10, 0)))]
+    follow(case, folder, result)
+    pairs = [pair_of(line) for line in lines]
+    assert result.scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    other = World()
+    assert other.scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    (again,) = find_results(other.scene)
+    fit_lines(again)
+    np.testing.assert_allclose([pair_of(line) for line in lines_of(again)], pairs, atol=1e-5)
+    remove_result(again)
+    assert other.scene.GetNumberOfNodesByClass("vtkMRMLMarkupsLineNode") == 0
+
+
+def test_lines_are_those_of_the_corrections_again_when_nothing_came_of_them(load, case, folder) -> None:
+    result = load()
+    line = placed_line(result)
+    follow(case, folder, result)
+    line.SetNthControlPointPositionWorld(1, 0, 0, 0)
+    placed_line(result, 2 * DRAG, np.add(FIXED_POINT, (0, 9, 0)))
+    unfinished = new_line(result)
+    fit_lines(result, but=unfinished)
+    assert lines_of(result) == [line]
+    np.testing.assert_allclose(pair_of(line)[0], FIXED_POINT, atol=1e-6)
+    assert result.scene.IsNodePresent(unfinished)
+    fit_lines(result)
+    assert not result.scene.IsNodePresent(unfinished)
+
+
+def test_a_correction_without_a_line_gets_one_from_where_it_was_seen(load, case, folder) -> None:
+    result = load()
+    corrected(case, folder, dragged(result))
+    refresh_result(result, folder)
+    fit_lines(result)
+    (line,) = lines_of(result)
+    np.testing.assert_allclose(pair_of(line)[0], FIXED_POINT, atol=1e-6)
+    assert length_mm(line) == pytest.approx(np.linalg.norm(DRAG), abs=0.2)
+
+
+def test_what_a_result_was_made_of_is_known_and_stays_when_it_goes(load, world) -> None:
+    result = load()
+    mask = world.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "mask")
+    keep_inputs(result, {"fixed": result.fixed, "moving": result.moving, "fixed_mask": mask})
+    assert inputs_of_result(result) == {"fixed": result.fixed, "moving": result.moving, "fixed_mask": mask}
+    remove_result(result)
+    assert world.scene.IsNodePresent(mask)

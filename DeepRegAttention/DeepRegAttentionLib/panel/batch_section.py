@@ -134,7 +134,11 @@ class BatchSection:
         self._look_at_source(parameters.batchSource)
         atlas = not self._says_pairs and parameters.batchPairing == TO_ATLAS
         ui.batchPairingSelector.visible = ui.batchPairingLabel.visible = not self._says_pairs
-        ui.batchAtlasOptions.visible = atlas
+        for label, edit, button in (
+            (ui.batchAtlasLabel, ui.batchAtlasEdit, ui.batchAtlasButton),
+            (ui.batchAtlasLabelsLabel, ui.batchAtlasLabelsEdit, ui.batchAtlasLabelsButton),
+        ):
+            label.visible = edit.visible = button.visible = atlas
         ui.batchImagesEdit.visible = ui.batchImagesLabel.visible = self._is_bids
         ui.batchMethodText.text = _("As the tab Register says: {model}, {preset}.").format(
             model=ui.modelSelector.currentText, preset=ui.presetSelector.currentText

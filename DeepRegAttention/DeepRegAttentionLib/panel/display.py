@@ -56,6 +56,12 @@ class Display:
         """Put the volumes into the layout for comparing."""
         layouts.fill_layout(self.result, slicer.mrmlScene, overlay, aligned=True)
 
+    def renew(self) -> None:
+        """The volumes have other values now; :meth:`show` follows."""
+        self._surfaces = None
+        if self._comparison is not None:
+            self._comparison.renew()
+
     def hide(self) -> None:
         """Take away what was drawn."""
         if not slicer.mrmlScene.IsNodePresent(self.result.node):

@@ -9,10 +9,12 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..engine.errors import RegistrationError
+from ..jobs.client import WorkerClient
 from ..scene import layouts, overlays, results
 from ..terms.choices import Choice, comparison_choices, deformation_choices
 from ..terms.maps import offered
 from . import choices
+from .correct_section import CorrectSection
 from .display import Display, suitable_spacing
 from .parameters import Parameters, View, view_of
 from .places_section import PlacesSection
@@ -27,7 +29,7 @@ _STRAIGHT = 0.999
 class InspectSection:
     """Lets a person choose a result and how it is shown, and keeps the views in step with the parameters."""
 
-    def __init__(self, ui: Any, changed: Callable[[Optional[results.Result]], None]) -> None:
+    def __init__(self, ui: Any, client: WorkerClient, changed: Callable[[Optional[results.Result]], None]) -> None:
         """``changed`` is told what is looked at whenever that was decided anew."""
         self._ui, self._changed = ui, changed
         self._parameters: Optional[Parameters] = None
@@ -36,6 +38,7 @@ class InspectSection:
         self._drawn_as: Optional[tuple[str, bool]] = None
         self._layout_before = 0
         self._places = PlacesSection(ui, self._put_beside)
+        self._correct = CorrectSection(ui, client, self._renewed)
         choices.fill(ui.comparisonSelector, [*comparison_choices(), _fixed_alone()])
         choices.fill(ui.deformationSelector, [*deformation_choices(), _force_arrows()])
         choices.fill(ui.overlaySelector, [_no_overlay()])
@@ -52,6 +55,8 @@ class InspectSection:
     def use(self, parameters: Optional[Parameters]) -> None:
         """Work on these parameters from now on."""
         self._parameters = parameters
+        if parameters is None:
+            self._correct.show(None)
         self._forget()
 
     def activate(self, on: bool) -> None:
@@ -60,10 +65,22 @@ class InspectSection:
             self._shortcut.setEnabled(on)
 
     def end(self) -> None:
-        """Take the key back."""
+        """Take the key back, and correct nothing any more."""
+        self._correct.show(None)
         if self._shortcut is not None:
             self._shortcut.deleteLater()
             self._shortcut = None
+
+    def _renewed(self, result: results.Result) -> None:
+        """The nodes of what is looked at have changed."""
+        if self._display is not None:
+            self._display.renew()
+        show_verdict(self._ui.inspectVerdict, result)
+        self._places.renew(result)
+        self._offer_overlays(result)
+        self._forget()
+        self.refresh()
+        self._changed(result)
 
     # Which result
 
@@ -111,6 +128,7 @@ class InspectSection:
             self._display = None if result is None else Display(result, lambda: bool(self._ui.layoutButton.checked))
             self._forget()
             self._places.show(result)
+            self._correct.show(result)
             show_verdict(self._ui.inspectVerdict, result)
             self._fill_layout()
         elif self._display is not None and result is not None:

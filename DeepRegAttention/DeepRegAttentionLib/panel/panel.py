@@ -62,7 +62,7 @@ class Panel:
         self._tabs = Tabs(self.ui)
         self._run = RunSection(self.ui, self._client, self._tabs, self.toggle)
         self._judge = JudgeSection(self.ui, self._run.fail)
-        self._inspect = InspectSection(self.ui, self._judge.show)
+        self._inspect = InspectSection(self.ui, self._client, self._judge.show)
         self._dependencies = DependencySection(self.ui, self._client)
         self._batch = BatchSection(self.ui, batch, self._dependencies, self._permit, self._show_pair)
         choices.fill(self.ui.transformSelector, transform_choices())

@@ -35,6 +35,12 @@ class PlacesSection:
         self._places = places.places_of(result, fixed_names(result)) if result is not None else []
         self._say()
 
+    def renew(self, result: Result) -> None:
+        """Know the places of a result that has changed; the views stay where they are."""
+        self._result, self._number = result, None
+        self._places = places.places_of(result, fixed_names(result))
+        self._say()
+
     def go(self, number: int = 0) -> None:
         """Go to a place, the worst one being 0, if there is any."""
         if self._places and self._result is not None:

@@ -105,7 +105,7 @@ class Registration:
         self.request.require_complete()
         if self._client.busy:
             raise RegistrationError(str(BusyError()))
-        self.folder = _new_folder(temporary_folder)
+        self.folder = new_folder(temporary_folder)
         # The worker starts while they are written.
         self._client.warm_up()
         steps = export.write_steps(self.folder, **self.request.nodes)
@@ -179,7 +179,9 @@ class Registration:
         fixed, moving = self._present("fixed"), self._present("moving")
         names = self._name(), self._label_names()
         given = fixed, moving, self.request.wanted, *names, self._present("fixed_labels")
-        return (yield from results.load_steps(self._scene, folder, *given))
+        result = yield from results.load_steps(self._scene, folder, *given)
+        results.keep_inputs(result, {name: node for name in self.request.nodes if (node := self._present(name))})
+        return result
 
     def _name(self) -> Optional[str]:
         """Of the result, where an input can no longer give it."""
@@ -259,7 +261,8 @@ class Registrations:
             self.current.drop()
 
 
-def _new_folder(temporary_folder: str) -> Path:
+def new_folder(temporary_folder: str) -> Path:
+    """A folder of one's own for the files of a job; OutputError if it cannot be made."""
     try:
         return Path(tempfile.mkdtemp(prefix=f"DeepRegAttention-{os.getpid()}-", dir=temporary_folder))
     except OSError as error:
@@ -269,15 +272,16 @@ def _new_folder(temporary_folder: str) -> Path:
 
 def _error_of(event: messages.Event) -> RegistrationError:
     if event.event == "error" and event.code == LicenceError.code:
-        return LicenceError(str(event.name), _message_of(event))
+        return LicenceError(str(event.name), message_of(event))
     if event.event == "error":
-        error = RegistrationError(_message_of(event))
+        error = RegistrationError(message_of(event))
         error.code = event.code or error.code
         return error
     return CancelledError("The registration was cancelled.")
 
 
-def _message_of(event: messages.Event) -> str:
+def message_of(event: messages.Event) -> str:
+    """Why a job has no result, in a sentence."""
     if event.code == "missing-package":
         # Not with pip, as the worker suggests: only the panel knows what 3D Slicer tolerates.
         return f"The Python package {event.name} is missing; the module DeepRegAttention says how to install it."

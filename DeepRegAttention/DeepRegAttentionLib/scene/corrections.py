@@ -16,7 +16,7 @@ from ..engine.result_folder import METRICS_FILE
 from ..terms.maps import MAPS
 from .deformation import renew_deformation
 from .export import write_deformation
-from .nodes import LPS_TO_RAS, finish, read_volume
+from .nodes import LPS_TO_RAS, finish, renew_volume
 from .results import (
     Result,
     find_image,
@@ -150,7 +150,7 @@ def refresh_steps(
         path = find_image(name, folder)
         if node is not None and path is not None:
             yield "warped image" if name == "warped" else "structures"
-            read_volume(node, path)
+            renew_volume(node, path)
     remove_surfaces(result)
     for name in CORRECTED_MAPS:
         # Whoever has no maps wants none.

@@ -119,6 +119,22 @@ def read_volume(node: slicer.vtkMRMLVolumeNode, path: Path) -> None:
         node.SetVoxelVectorType(_SPATIAL)
 
 
+def renew_volume(node: slicer.vtkMRMLVolumeNode, path: Path) -> None:
+    """Give a volume the voxels and the grid of a file in one change, so that views never see it without any.
+
+    Raises
+    ------
+    UnreadableFileError
+        The file is missing or damaged; the volume stays as it was.
+    """
+    newest = node.CreateNodeInstance()
+    read_volume(newest, path)
+    unchanged = node.StartModify()
+    node.CopyOrientation(newest)
+    node.SetAndObserveImageData(newest.GetImageData())
+    node.EndModify(unchanged)
+
+
 def voxels(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     """The values of a volume, ``(K, J, I)`` or ``(K, J, I, C)``; a view of the node's memory.
 

@@ -7,7 +7,7 @@ from typing import Optional, Union
 
 import slicer
 
-from .nodes import add_node, copy_window, read_volume
+from .nodes import copy_window, renew_volume
 
 
 def refresh_warped(
@@ -37,21 +37,13 @@ def refresh_warped(
     UnreadableFileError
         The file is gone or damaged: the registration may have ended meanwhile. A given node stays as it was.
     """
-    newest = slicer.vtkMRMLScalarVolumeNode()
-    read_volume(newest, Path(path))
-    if node is None or node.GetScene() is not scene:
-        node = add_node(scene, "vtkMRMLScalarVolumeNode", name)
-        node.SetSaveWithScene(False)
-        _take_over(node, newest)
-        copy_window(node, like)
-    else:
-        _take_over(node, newest)
-    return node
-
-
-def _take_over(node: slicer.vtkMRMLScalarVolumeNode, newest: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Voxels and grid in one change, so that the views are drawn once."""
-    unchanged = node.StartModify()
-    node.CopyOrientation(newest)
-    node.SetAndObserveImageData(newest.GetImageData())
-    node.EndModify(unchanged)
+    if node is not None and node.GetScene() is scene:
+        renew_volume(node, Path(path))
+        return node
+    new = slicer.vtkMRMLScalarVolumeNode()
+    renew_volume(new, Path(path))
+    new.SetName(scene.GenerateUniqueName(name))
+    new.SetSaveWithScene(False)
+    scene.AddNode(new)
+    copy_window(new, like)
+    return new

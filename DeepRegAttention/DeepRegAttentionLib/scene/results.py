@@ -29,6 +29,7 @@ from .nodes import (
     read_volume,
     remove_node,
     remove_unused_folder,
+    renew_volume,
     voxels,
 )
 from .overlays import style_map
@@ -38,6 +39,7 @@ _MARK = "DeepRegAttention.Result"
 _METRICS, _NAME, _LINEAR, _METRICS_BEFORE = "metrics", "name", "linear", "uncorrected_metrics"
 _MAP, _TABLE, _PLOT = "map_", "table_", "plot_"
 _GIVEN = ("fixed", "moving", "fixed_labels")
+_INPUT = "input_"
 """Roles of the nodes that are the user's own."""
 
 
@@ -228,13 +230,30 @@ def remove_result(result: Result) -> None:
     scene = result.scene
     roles: list[str] = []
     result.node.GetNodeReferenceRoles(roles)
-    made = [result.node.GetNodeReference(role) for role in roles if role not in _GIVEN]
+    made = [result.node.GetNodeReference(role) for role in roles if not _is_given(role)]
     for chart in result.plots.values():
         made += [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
     for node in made:
         remove_node(scene, node)
     scene.RemoveNode(result.node)
     remove_unused_folder(scene, result.folder)
+
+
+def _is_given(role: str) -> bool:
+    """Whether a node is the user's own."""
+    return role in _GIVEN or role.startswith(_INPUT)
+
+
+def keep_inputs(result: Result, nodes: Mapping[str, slicer.vtkMRMLNode]) -> None:
+    """Note what a result was made of, by the names of the inputs, for what is computed of it later."""
+    for name, node in nodes.items():
+        result.node.SetNodeReferenceID(_INPUT + name, node.GetID())
+
+
+def inputs_of_result(result: Result) -> dict[str, slicer.vtkMRMLNode]:
+    """What a result was made of, by the names of the inputs, as far as it is in the scene."""
+    given = {role: getattr(result, role) for role in ("fixed", "moving") if getattr(result, role) is not None}
+    return {**given, **dict(_group(result.node, _INPUT))}
 
 
 def _nodes(scene: slicer.vtkMRMLScene, kind: str) -> list[slicer.vtkMRMLNode]:
@@ -302,7 +321,7 @@ def renew_map(result: Result, name: str, folder: Path) -> None:
     if path is None:
         remove_node(result.scene, result.maps.pop(name, None))
     elif name in result.maps:
-        read_volume(result.maps[name], path)
+        renew_volume(result.maps[name], path)
     else:
         _add_map(result, name, folder)
 

@@ -481,6 +481,105 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         settle(0.1)
         self.assertEqual(seen(), [False, False, False])
 
+    def test_a_place_is_corrected_changed_saved_and_taken_back(self) -> None:
+        result = self._registered_blobs()
+        found = slicer.util.arrayFromVolume(result.warped).copy()
+        self._check_giving_up(result)
+        self._check_correcting(result)
+        result = self._check_corrections_are_saved(result)
+        say("taken back, it is as it was found")
+        self.ui.takeBackButton.click()
+        self._until_corrected()
+        self.assertEqual(self._corrections(), [])
+        self.assertLess(abs(slicer.util.arrayFromVolume(result.warped) - found).max(), 1e-3)
+        self.panel.use(None)
+        settle()
+        self.assertEqual(files_left(), [])
+
+    def _registered_blobs(self):
+        self.ui.fixedSelector.setCurrentNode(blob_volume("Still"))
+        self.ui.movingSelector.setCurrentNode(blob_volume("Far", 6.0))
+        parameters = self.panel.parameters
+        parameters.model, parameters.prealign, parameters.refine = "none", "none", 40
+        self.ui.registerButton.click()
+        wait_until(lambda: not self.under_way, "the registration ends", JOB_S)
+        self.assertTrue(self.ui.correctButton.enabled, self.ui.logText.plainText)
+        return self.panel._inspect.result
+
+    def _corrections(self) -> list:
+        """The rows of the list, as numbers."""
+        table = self.ui.correctionsTable
+        return [[float(table.item(n, column).text()) for column in range(3)] for n in range(table.rowCount)]
+
+    def _until_corrected(self) -> None:
+        corrections = self.panel._inspect._correct._corrections
+        longest = wait_until(lambda: not corrections.busy, "the result is corrected", START_S)
+        say(f"the longest time without an answer: {longest:.2f} s")
+        settle()
+
+    def _check_giving_up(self, result) -> None:
+        say("a line that is given up is gone")
+        self.ui.correctButton.click()
+        self.assertTrue(self.ui.correctButton.checked)
+        interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+        self.assertEqual(interaction.GetCurrentInteractionMode(), interaction.Place)
+        interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+        settle()
+        self.assertFalse(self.ui.correctButton.checked)
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLMarkupsLineNode"), [])
+
+    def _check_correcting(self, result) -> None:
+        import numpy as np
+
+        say("two clicks correct: the same nodes change, and the landmark is where it belongs")
+        bounds, nodes = np.zeros(6), (result.warped, result.transform, result.maps["jacobian"])
+        result.fixed.GetRASBounds(bounds)
+        seen = (bounds[::2] + bounds[1::2]) / 2 + (6, 4, 0)
+        belongs = np.add(seen, (0, 3, 0))
+        found = slicer.util.arrayFromVolume(result.warped).copy()
+        self.ui.correctButton.click()
+        line = self.panel._inspect._correct._placing.line
+        for point in (seen, belongs):
+            line.AddControlPointWorld(*point)
+        settle()
+        self._until_corrected()
+        ((length, before, after),) = self._corrections()
+        self.assertAlmostEqual(length, 3.0, delta=0.1)
+        self.assertGreater(before, 1.0)
+        self.assertLess(after, 0.1)
+        self.assertEqual((result.warped, result.transform, result.maps["jacobian"]), nodes)
+        self.assertGreater(abs(slicer.util.arrayFromVolume(result.warped) - found).max(), 2)
+        self._check_it_is_there(line, belongs, result)
+        say("the end of the line is dragged; the result follows")
+        other = np.add(seen, (0, 2, 1))
+        line.SetNthControlPointPositionWorld(1, *other)
+        line.InvokeEvent(line.PointEndInteractionEvent)
+        self._until_corrected()
+        self.assertEqual(len(self._corrections()), 1)
+        self._check_it_is_there(line, other, result)
+
+    def _check_it_is_there(self, line, belongs, result) -> None:
+        """What lay in the moving volume where the line says is brought to its end."""
+        import numpy as np
+        from DeepRegAttentionLib.scene.correction_lines import pair_of
+
+        np.testing.assert_allclose(moved(result.transform, pair_of(line)[1]), belongs, atol=0.1)
+
+    def _check_corrections_are_saved(self, result):
+        say("saved with the scene, and restored from it")
+        rows = self._corrections()
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "scene.mrb")
+            self.assertTrue(slicer.util.saveScene(path))
+            slicer.mrmlScene.Clear()
+            settle()
+            self.assertEqual(files_left(), [])
+            self.assertTrue(slicer.util.loadScene(path))
+        settle()
+        self.assertEqual(self._corrections(), rows)
+        self.assertTrue(self.ui.takeBackButton.enabled)
+        return self.panel._inspect.result
+
     def test_a_batch_is_started_stopped_gone_on_with_and_looked_through(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             self._prepare_batch(Path(folder))
@@ -505,9 +604,9 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertEqual(self.ui.batchButton.text, "Choose a table or a folder")
         self.type(self.ui.batchSourceEdit, str(folder))
         self.assertEqual(self.ui.batchButton.text, "Choose an atlas")
-        self.assertTrue(self.ui.batchAtlasOptions.visible)
+        self.assertTrue(self.ui.batchAtlasEdit.visible)
         self.ui.batchPairingSelector.setCurrentIndex(self.ui.batchPairingSelector.findData("all-pairs"))
-        self.assertFalse(self.ui.batchAtlasOptions.visible)
+        self.assertFalse(self.ui.batchAtlasEdit.visible)
         self.type(self.ui.batchStudyEdit, str(folder / "study"))
         self.assertEqual(self.ui.batchButton.text, "Start")
         self.panel.parameters.model = "none"
