@@ -414,7 +414,7 @@ def test_views_go_to_a_place_and_come_near(shown) -> None:
     crosshair = world.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     np.testing.assert_allclose(crosshair.GetCrosshairRAS(), point_of(place))
     assert crosshair.GetCrosshairMode() != crosshair.NoCrosshair
-    leave(result)
+    leave(result.scene)
     assert crosshair.GetCrosshairMode() == crosshair.NoCrosshair
 
 

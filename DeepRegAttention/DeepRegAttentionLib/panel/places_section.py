@@ -29,8 +29,8 @@ class PlacesSection:
 
     def show(self, result: Optional[Result]) -> None:
         """Know the places of a result; None: there is none."""
-        if result is None and self._result is not None and self._number is not None:
-            places.leave(self._result)
+        if result is None and self._number is not None:
+            places.leave(slicer.mrmlScene)
         self._result, self._number = result, None
         self._places = places.places_of(result, fixed_names(result)) if result is not None else []
         self._say()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+import qt
+
 
 class Tabs:
     """One way through: what is chosen, how the result looks, what it is worth; each is seen without scrolling."""
@@ -15,6 +17,8 @@ class Tabs:
             section.connect(
                 "contentsCollapsed(bool)", lambda collapsed, section=section: self._make_room(section, collapsed)
             )
+        ui.tabs.connect("currentChanged(int)", self._give_room)
+        self._give_room(ui.tabs.currentIndex)
 
     def show_inspect(self) -> None:
         """Bring the tab Inspect to the front."""
@@ -26,8 +30,15 @@ class Tabs:
         self._ui.tabs.setTabText(0, self._title + done)
 
     def _make_room(self, opened: Any, collapsed: bool) -> None:
-        """Close the other sections when one is opened, and leave out what the model is about: there is no room."""
+        """Close the other sections when one is opened, and leave out what can be done without: there is no room."""
         for section in self._sections:
             if not collapsed and section is not opened:
                 section.collapsed = True
-        self._ui.modelText.visible = all(section.collapsed for section in self._sections)
+        room = all(section.collapsed for section in self._sections)
+        self._ui.modelText.visible = self._ui.sampleButton.visible = room
+
+    def _give_room(self, current: int) -> None:
+        """Have the tab that is seen alone say how high it must be, and not the highest of them."""
+        for number in range(self._ui.tabs.count):
+            height = qt.QSizePolicy.Preferred if number == current else qt.QSizePolicy.Ignored
+            self._ui.tabs.widget(number).setSizePolicy(qt.QSizePolicy.Preferred, height)

@@ -85,9 +85,9 @@ def go_to(views: Sequence[slicer.vtkMRMLSliceNode], place: Place, result: Result
         view.EndModify(unchanged)
 
 
-def leave(result: Result) -> None:
-    """Take the crosshair away."""
-    crosshair = result.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+def leave(scene: slicer.vtkMRMLScene) -> None:
+    """Take the crosshair away; what it pointed at may have gone from the scene."""
+    crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     if crosshair is not None:
         crosshair.SetCrosshairMode(crosshair.NoCrosshair)
 

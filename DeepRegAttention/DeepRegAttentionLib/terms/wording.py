@@ -81,9 +81,7 @@ def _need_text(cpu: Mapping[str, Any]) -> str:
     needed, free = cpu.get("needed_gib"), cpu.get("free_gib")
     if needed is None:
         return ""
-    text = "\n" + _("This registration needs about {needed} GiB of the computer’s memory.").format(
-        needed=f"{needed:.1f}"
-    )
+    text = "\n" + _("This registration needs about {needed} GiB of memory.").format(needed=f"{needed:.1f}")
     if free is not None and needed > free:
         text += " " + _("That is more than is free: choose a coarser working spacing under Advanced.")
     return text

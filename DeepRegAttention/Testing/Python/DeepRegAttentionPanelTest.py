@@ -13,6 +13,7 @@ from DeepRegAttentionSelfTesting import (
     blob_volume,
     files_left,
     moved,
+    notice_errors,
     open_panel,
     say,
     settle,
@@ -25,6 +26,7 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
     """Each test starts with an empty scene and the panel open."""
 
     def setUp(self) -> None:
+        notice_errors(self)
         slicer.mrmlScene.Clear()
         self.panel = open_panel()
         self.ui = self.panel.ui
@@ -149,8 +151,10 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertIn("1 of", self.ui.placeText.text)
 
     def _check_tabs_fit(self) -> None:
-        say("every tab fits a window of 1500x950, whichever section is open")
+        say("every tab fits a window of 1500x950, whichever section is open, when the data probe below is closed")
         window = slicer.util.mainWindow()
+        for probe in slicer.util.findChildren(window, className="ctkCollapsibleButton", text="Data Probe"):
+            probe.collapsed = True
         window.resize(1500, 950)
         area = self.ui.tabs
         while area is not None and area.className() != "QScrollArea":
@@ -311,15 +315,15 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         return {node.GetName(): node.GetSliceOffset() for node in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
 
     def _check_layout(self, result) -> None:
-        say("the view of the layout shows the Jacobian, then the overlay that is chosen")
+        say("the view of the layout shows the expected error, then the overlay that is chosen")
         composite = slicer.app.layoutManager().sliceWidget("DeepRegOverlay").mrmlSliceCompositeNode()
-        self.assertEqual(composite.GetForegroundVolumeID(), result.maps["jacobian"].GetID())
+        self.assertEqual(composite.GetForegroundVolumeID(), result.maps["expected_error"].GetID())
         self.ui.overlaySelector.setCurrentIndex(self.ui.overlaySelector.findData("attention"))
         self.assertEqual(composite.GetForegroundVolumeID(), result.maps["attention"].GetID())
         self.ui.opacitySlider.value = 0.3
         self.assertAlmostEqual(composite.GetForegroundOpacity(), 0.3)
         self.ui.overlaySelector.setCurrentIndex(0)
-        self.assertEqual(composite.GetForegroundVolumeID(), result.maps["jacobian"].GetID())
+        self.assertEqual(composite.GetForegroundVolumeID(), result.maps["expected_error"].GetID())
 
     def _check_deformation(self, result) -> None:
         say("the deformation is drawn as grid, arrows, contours, and as force")

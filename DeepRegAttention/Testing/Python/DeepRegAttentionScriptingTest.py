@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import slicer
-from DeepRegAttentionSelfTesting import JOB_S, blob_volume, files_left, moved, say, wait_until
+from DeepRegAttentionSelfTesting import JOB_S, blob_volume, files_left, moved, notice_errors, say, wait_until
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 from DeepRegAttention import DeepRegAttentionLogic
@@ -18,6 +18,7 @@ class DeepRegAttentionScriptingTest(ScriptedLoadableModuleTest):
     """Each test starts with an empty scene and a pair whose moving object lies 6 mm further to the right."""
 
     def setUp(self) -> None:
+        notice_errors(self)
         slicer.mrmlScene.Clear()
         self.fixed, self.moving = blob_volume("Still"), blob_volume("Shifted", SHIFT_MM)
         self.centre = np.zeros(6)

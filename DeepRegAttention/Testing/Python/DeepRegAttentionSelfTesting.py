@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+import unittest
 from pathlib import Path
 from typing import Any, Callable
 
@@ -45,6 +47,23 @@ def open_panel() -> Any:
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     slicer.util.selectModule("DeepRegAttention")
     return slicer.modules.DeepRegAttentionWidget.panel
+
+
+def notice_errors(test: unittest.TestCase) -> None:
+    """Have a test fail if any of its clicks or events raises: the application itself prints that and goes on."""
+    raised: list = []
+    before = sys.excepthook
+
+    def noticed(kind: type, error: BaseException, trace: Any) -> None:
+        raised.append(f"{kind.__name__}: {error}")
+        before(kind, error, trace)
+
+    def ended() -> None:
+        sys.excepthook = before
+        test.assertEqual(raised, [])
+
+    sys.excepthook = noticed
+    test.addCleanup(ended)
 
 
 def blob_volume(name: str, shift_mm: float = 0.0) -> slicer.vtkMRMLScalarVolumeNode:

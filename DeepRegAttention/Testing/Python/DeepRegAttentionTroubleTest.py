@@ -15,7 +15,17 @@ from unittest import mock
 
 import numpy as np
 import slicer
-from DeepRegAttentionSelfTesting import JOB_S, START_S, blob_volume, files_left, open_panel, say, settle, wait_until
+from DeepRegAttentionSelfTesting import (
+    JOB_S,
+    START_S,
+    blob_volume,
+    files_left,
+    notice_errors,
+    open_panel,
+    say,
+    settle,
+    wait_until,
+)
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 LONG, SHORT = 5000, 5
@@ -26,6 +36,7 @@ class DeepRegAttentionTroubleTest(ScriptedLoadableModuleTest):
     """Each test starts with a small pair chosen in the panel, and a worker that is ready."""
 
     def setUp(self) -> None:
+        notice_errors(self)
         slicer.mrmlScene.Clear()
         self.use(open_panel())
         self.client.warm_up()
