@@ -143,7 +143,7 @@ def test_marks_are_saved_in_the_viewer_and_stay_in_page_and_table(study: Path, c
         page.click("[data-name=pair-14] .mark-bad")
         page.focus("[data-name=pair-05]")
         page.keyboard.press("g")
-        page.wait_for_function("document.getElementById('marked').textContent === '2 marked'")
+        page.wait_for_function("document.getElementById('marked').textContent === '· 2 marked'")
         page.reload()
         page.wait_for_selector(".card", timeout=WAIT_MS)
         assert marks(study) == {"pair-14": ("bad", ODD), "pair-05": ("good", "")}

@@ -227,14 +227,21 @@ def test_a_study_that_a_command_works_on_is_left_to_it(study):
 
 def test_the_page_is_written_now_and_then_and_not_for_every_pair(study, monkeypatch):
     now = [100.0]
+
+    def slow(*given: Any) -> None:
+        write_wall(*given)
+        now[0] += 1.0
+
     monkeypatch.setattr("DeepRegAttentionLib.cohort.wall.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("DeepRegAttentionLib.cohort.wall.write_wall", slow)
     wall, page = Wall(study, 9), study / "index.html"
     wall.keep_up()
     assert data_of(page.read_text())["total"] == 9
     page.unlink()
+    now[0] += 40
     wall.keep_up()
     assert not page.exists()
-    now[0] += 60
+    now[0] += 20
     wall.keep_up()
     assert page.exists()
 

@@ -15,7 +15,7 @@ from .lock import Lock, StudyInUseError
 from .marks import read_marks
 from .study import TABLE, WALL
 
-_PAUSE_S, _SHARE = 20.0, 0.02
+_SHARE = 0.02
 
 
 class Wall:
@@ -34,7 +34,7 @@ class Wall:
         self._next = 0.0
 
     def keep_up(self) -> None:
-        """Write it if the last time is some seconds ago; it takes a fiftieth of the time at most."""
+        """Write it if the last time is long enough ago for it to take a fiftieth of the time."""
         if time.monotonic() >= self._next:
             self.write()
 
@@ -43,7 +43,7 @@ class Wall:
         begun = time.monotonic()
         write_wall(self._study, self._total)
         ended = time.monotonic()
-        self._next = ended + max(_PAUSE_S, (ended - begun) / _SHARE)
+        self._next = ended + (ended - begun) / _SHARE
 
 
 def write_wall(study: Path, total: Optional[int] = None) -> None:

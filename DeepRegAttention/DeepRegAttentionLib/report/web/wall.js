@@ -258,7 +258,7 @@
 
   function countMarks() {
     const marked = pairs.filter((pair) => pair.mark).length;
-    document.getElementById("marked").textContent = marked ? `${marked} marked` : "";
+    document.getElementById("marked").textContent = marked ? `· ${marked} marked` : "";
   }
 
   // Head, filters, distributions, outliers
