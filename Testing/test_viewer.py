@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from DeepRegAttentionLib.engine.images import read_image
+from DeepRegAttentionLib.engine.options import RegistrationOptions
+from DeepRegAttentionLib.engine.registration import register
 from helpers.browser import CHROMIUM, FLAGS, Server, require_browser
 from helpers.places import real_data
 from PIL import Image
@@ -291,6 +294,65 @@ def test_a_result_is_opened_from_its_folder(page: Any, folder: Path, made: dict[
     assert "The moving image of this result is not shown" in page.inner_text("#notice")
     assert settled(page, "DeepRegWarped").std() > 20
     assert settled(page, "DeepRegFixed").std() > 20
+
+
+def test_a_place_is_corrected_with_two_clicks_and_a_drag(page: Any, folder: Path) -> None:
+    images = [read_image(folder / name) for name in (FIXED, MOVING)]
+    result = register(*images, RegistrationOptions(model="none", prealign="rigid", refine=1, spacing=2.0, threads=1))
+    result.metrics["inputs"] = {"fixed": str(folder / FIXED), "moving": str(folder / MOVING)}
+    result.save(folder / "to be corrected", ".nrrd")
+    page.click("#browse-fixed")
+    page.click("#browser >> text=to be corrected", timeout=WAIT_MS)
+    page.wait_for_selector("#result-name:has-text('hippocampus_003 to')", timeout=WAIT_MS)
+    before = settled(page, "DeepRegWarped")
+
+    page.click("#correct")
+    page.wait_for_selector("#correction-text:has-text('warped')", timeout=WAIT_MS)
+    press(page, *point_in(page, "DeepRegWarped", 0.5, 0.5))
+    page.wait_for_selector("#correction-text:has-text('fixed')", timeout=WAIT_MS)
+    x, y = point_in(page, "DeepRegFixed", 0.53, 0.46)
+    press(page, x, y)
+    page.wait_for_selector("#take-back-1", timeout=REGISTER_MS)
+    first = page.inner_text("#corrections tbody")
+    assert re.search(r"0\.0 mm\s*$", first), first
+    changed(page, "DeepRegWarped", before)
+
+    drag(page, (x, y), (x + 12, y + 9))
+    page.wait_for_function(f"document.querySelector('#corrections tbody').innerText !== {first!r}", timeout=REGISTER_MS)
+    page.wait_for_selector("#correction-text", state="detached", timeout=REGISTER_MS)
+    assert page.locator("#corrections tbody tr").count() == 1
+    pick(page, "overlay", "Correction")
+    page.wait_for_selector("text=How far corrections that a person made", timeout=WAIT_MS)
+    pick(page, "overlay", "None")
+
+    page.click("#take-back-1")
+    page.wait_for_selector("#take-back-1", state="detached", timeout=REGISTER_MS)
+    assert page.locator("#error").count() == 0
+    x, y = point_in(page, "DeepRegWarped", 0.5, 0.5)
+    press(page, x, y)
+    assert np.abs(settled(page, "DeepRegWarped") - before).mean() < 2, "as it was found"
+
+
+def point_in(page: Any, view: str, across: float, down: float) -> tuple[float, float]:
+    """A point of the window by its place in a view, from 0 to 1."""
+    box = page.locator(f"#view-{view}").bounding_box()
+    return box["x"] + across * box["width"], box["y"] + down * box["height"]
+
+
+def press(page: Any, x: float, y: float) -> None:
+    """Click as a person does, who moves there first: the view must have heard of it."""
+    drag(page, (x, y), (x, y))
+
+
+def drag(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    page.mouse.move(*start)
+    time.sleep(0.5)
+    page.mouse.down()
+    time.sleep(0.3)
+    if end != start:
+        page.mouse.move(*end, steps=8)
+        time.sleep(0.5)
+    page.mouse.up()
 
 
 def test_view_with_a_folder_shows_it_at_once(chromium: Any, tmp_path: Path, made: dict[str, Path]) -> None:

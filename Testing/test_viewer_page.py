@@ -23,7 +23,7 @@ from DeepRegAttentionLib.viewer import stage as st
 from DeepRegAttentionLib.viewer.page_process import Viewer
 from DeepRegAttentionLib.viewer.worker_process import AsyncioProcess
 from helpers.images import blob_image
-from helpers.scene import slicer, synthetic_images, synthetic_result
+from helpers.scene import slicer, synthetic_images, synthetic_result, voxels
 from helpers.worker_client import PUPPET
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -206,6 +206,98 @@ def test_the_views_go_from_one_worst_place_to_the_next(
     assert state.place == -1
 
 
+# Corrections
+
+
+def placed(viewer: Viewer, seen: np.ndarray, belongs: np.ndarray) -> None:
+    """As two clicks do it: where something is seen in the warped image, and where it belongs; RAS mm."""
+    viewer._corrections.toggle()
+    line = viewer._corrections._line
+    for point in (seen, belongs):
+        line.AddControlPointWorld(*point)
+
+
+def until_done(viewer: Viewer, loop: asyncio.AbstractEventLoop) -> None:
+    async def wait() -> None:
+        while viewer._corrections._works:
+            await asyncio.sleep(0.02)
+
+    loop.run_until_complete(asyncio.wait_for(wait(), 90))
+
+
+def test_a_correction_changes_what_is_seen_and_is_taken_back(
+    viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    before = {path.name: path.read_bytes() for path in (folder / "result").iterdir()}
+    loop.run_until_complete(viewer._results.open(folder / "result"))
+    result = viewer._inspection.result
+    assert state.can_correct
+    state.update({"overlay": "jacobian", "style": "grid", "comparison": "off"})
+    state.flush()
+    loop.run_until_complete(asyncio.sleep(0.1))
+    warped = voxels(result.warped).copy()
+    belongs = np.array([-31.0, 57.0, 112.0])
+    seen = np.add(belongs, (3.0, -2.0, 1.0))
+    goal = np.array(result.transform.GetTransformFromParent().TransformPoint(seen))
+    viewer._corrections.toggle()
+    assert state.correcting
+    assert "warped" in state.correction_text
+    viewer._corrections.give_up()
+    assert (state.correcting, viewer._corrections._placed_lines()) == (False, [])
+    placed(viewer, seen, belongs)
+    assert not state.correcting
+    until_done(viewer, loop)
+    assert state.error == ""
+    found = np.array(result.transform.GetTransformFromParent().TransformPoint(belongs))
+    np.testing.assert_allclose(found, goal, atol=0.01)
+    assert np.abs(voxels(result.warped) - warped).max() > 0.01
+    assert "correction" in [item["value"] for item in state.overlays]
+    assert state.overlay == "jacobian"
+    (row,) = state.corrections
+    assert row["cells"][0] == "3.7"
+    assert row["cells"][2] == "0.0"
+    assert "mm around" in row["tip"]
+    (line,) = viewer._corrections._placed_lines()
+    shown = {tag: line.GetDisplayNode().IsDisplayableInView(viewer._page.stage.view(tag).get_view_node_id())
+             for tag in st.SLICES}  # fmt: skip
+    assert shown == {st.FIXED: True, st.MOVING: False, st.WARPED: True}
+    # What others may read as well stays as it is, and what is downloaded is what is seen.
+    assert {path.name: path.read_bytes() for path in (folder / "result").iterdir()} == before
+    assert json.loads((viewer._results._folder / "metrics.json").read_text())["corrections"]
+    viewer._corrections.look_at(0)
+    assert viewer._page.stage._crosshair.GetCrosshairRAS() == pytest.approx(belongs)
+    dragged = np.add(belongs, (0.0, 1.0, 0.0))
+    line.SetNthControlPointPositionWorld(1, *dragged)
+    line.InvokeEvent(line.PointEndInteractionEvent)
+    until_done(viewer, loop)
+    found = np.array(result.transform.GetTransformFromParent().TransformPoint(dragged))
+    np.testing.assert_allclose(found, goal, atol=0.01)
+    assert len(state.corrections) == 1
+    viewer._corrections.take_back(0)
+    until_done(viewer, loop)
+    np.testing.assert_array_equal(voxels(result.warped), warped)
+    assert state.corrections == []
+    assert "correction" not in [item["value"] for item in state.overlays]
+
+
+def test_a_correction_that_cannot_be_made_is_said_and_its_line_goes(
+    viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    loop.run_until_complete(viewer._results.open(folder / "result"))
+    placed(viewer, np.array([-31.0, 57.0, 112.0]), np.array([-431.0, 57.0, 112.0]))
+    until_done(viewer, loop)
+    assert "outside the fixed image" in state.error
+    assert state.corrections == viewer._corrections._placed_lines() == []
+    placed(viewer, *[np.array([-31.0, 57.0, 112.0])] * 2)
+    assert viewer._corrections._placed_lines() == []
+    before = nodes(viewer)
+    viewer._corrections.toggle()
+    viewer._inputs.choose("fixed", str(folder / "fixed.nrrd"))
+    assert (state.can_correct, state.correcting) == (False, False)
+    assert "vtkMRMLMarkupsLineNode" not in nodes(viewer)
+    assert before
+
+
 def test_a_damaged_result_is_refused_and_nothing_seems_under_way(
     viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop, tmp_path: Path
 ) -> None:
@@ -362,7 +454,7 @@ def test_what_the_worker_lacks_is_said_on_the_page_and_its_log_goes_on(
     tab = viewer._register_tab
     tab.close()
     lacking = (sys.executable, PUPPET, "lacking")
-    monkeypatch.setattr(tab._client, "_new_process", lambda: AsyncioProcess(lacking))
+    monkeypatch.setattr(tab.client, "_new_process", lambda: AsyncioProcess(lacking))
     loop.run_until_complete(tab.run())
     assert (state.error, state.running) == ("PyTorch is missing.", False)
     assert capsys.readouterr().err.startswith("one\ntwo")

@@ -83,6 +83,12 @@ def _window_entry(title: str, volume: Any) -> dict[str, Any]:
     return {"title": title, "id": volume.GetID(), "min": low, "max": high, "step": step, "value": list(shown)}
 
 
+def _overlays(result: Result) -> list[dict[str, str]]:
+    """The maps that can be laid over, as the items of a list on the page."""
+    found = [{"title": entry.name, "value": entry.key} for entry in offered(result.maps)]
+    return [{"title": "None", "value": "none"}, *found]
+
+
 class Inspection:
     """How a result is shown: overlay, deformation, comparison."""
 
@@ -133,12 +139,11 @@ class Inspection:
         fill_layout(result, self._page.stage.scene)
         complete = result.fixed is not None and result.moving is not None and result.warped is not None
         self._comparison = Comparison(result, [self._page.stage.composite(st.WARPED)]) if complete else None
-        overlays = [{"title": entry.name, "value": entry.key} for entry in offered(result.maps)]
         self._page.set(
             has_result=True,
             result_name=result.name,
             can_compare=complete,
-            overlays=[{"title": "None", "value": "none"}, *overlays],
+            overlays=_overlays(result),
             overlay="none",
             style="none",
             force=False,
@@ -147,6 +152,17 @@ class Inspection:
         )
         self._page.stage.fit()
         self._slices.tell_windows()
+
+    def renew(self) -> None:
+        """Show what the result has become, as it was shown before."""
+        if self._result is None:
+            return
+        if self._comparison is not None:
+            self._comparison.renew()
+        chosen = self._page.state.overlay
+        self._page.set(overlays=_overlays(self._result), overlay=chosen if chosen in self._result.maps else "none")
+        self._compare()
+        self._show_deformation()
 
     def clear(self) -> None:
         """Show no result any more; its nodes leave the scene."""

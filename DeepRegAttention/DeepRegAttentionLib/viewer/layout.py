@@ -190,6 +190,7 @@ def _inspect_tab() -> None:
     html.Div("Nothing to inspect yet: register two images, or open a result.", v_if=("!has_result",),
              classes="text-body-2")  # fmt: skip
     with html.Div(v_if=("has_result",)):
+        _correction_tools()
         _overlay_tools()
         _deformation_tools()
         _comparison_tools()
@@ -205,7 +206,8 @@ def _verdict() -> None:
     with html.Div(v_if=("places.length",), classes="d-flex align-center mb-2", style="gap: 4px", id="places"):
         _step_button("mdi-chevron-left", -1, "The worse place before (P)", "place-before")
         with html.Div(classes="flex-grow-1 text-caption", style="min-width: 0"):
-            html.Div("Worst place {{ place + 1 }} of {{ places.length }}", classes="text-medium-emphasis")
+            html.Div("{{ place < 0 ? 'Worst places' : `Worst place ${place + 1} of ${places.length}` }}",
+                     classes="text-medium-emphasis")  # fmt: skip
             html.Div("{{ places[place] }}", id="place")
         _step_button("mdi-chevron-right", 1, "The next worst place (N)", "place-after")
 
@@ -214,6 +216,30 @@ def _step_button(icon: str, step: int, tooltip: str, id: str) -> None:
     with v.VBtn(icon=True, click=f"trigger('place', [{step}])", size="x-small", variant="tonal", id=id):
         v.VIcon(icon, size="x-large")
         v.VTooltip(tooltip, activator="parent", location="bottom")
+
+
+def _correction_tools() -> None:
+    """Two clicks put a place right; every correction can be taken back."""
+    with html.Div(v_if=("can_correct",), id="corrections"):
+        with v.VBtn(
+            "{{ correcting ? 'Give up (Esc)' : 'Correct here (C)' }}", click="trigger('correct')", size="small",
+            block=True, id="correct", color=("correcting ? 'warning' : undefined",),
+        ):  # fmt: skip
+            v.VTooltip("Put right what you see to be wrong, in this place or another", activator="parent",
+                       location="bottom")  # fmt: skip
+        html.Div("{{ correction_text }}", v_if=("correction_text",), classes="text-caption mt-1", id="correction-text")
+        with html.Table(v_if=("corrections.length",), classes="measures mt-1", style="width: 100%"):
+            with html.Thead(), html.Tr():
+                for title in ("", "Moved", "Off before", "Now", ""):
+                    html.Th(title, classes="number")
+            with html.Tbody(), html.Tr(v_for="(row, n) in corrections", key="n", title=("row.tip",)):
+                html.Td("{{ n + 1 }}")
+                html.Td("{{ cell }} mm", v_for="(cell, c) in row.cells", key="c", classes="number picked",
+                        click="trigger('see_correction', [n])")  # fmt: skip
+                with html.Td(classes="number"), v.VBtn(icon=True, click="trigger('take_back', [n])", size="x-small",
+                                                       variant="text", id=("'take-back-' + (n + 1)",)):  # fmt: skip
+                    v.VIcon("mdi-undo", size="small")
+                    v.VTooltip("Take this correction back", activator="parent", location="bottom")
 
 
 def _overlay_tools() -> None:

@@ -26,6 +26,7 @@ from trame.app import get_server
 from ..engine.threads import wait_passively
 from . import layout, web_module
 from .access import Access
+from .corrections import Corrections
 from .gate import SECRET_HEADER
 from .inputs import ChosenImages
 from .inspection import Inspection, Slices
@@ -56,6 +57,8 @@ class Viewer:
         self._worst_places = WorstPlaces(self._page)
         self._results = Results(self._page, self._inputs, self._inspection, self._worst_places)
         self._register_tab = RegisterTab(self._page, self._inputs, self._results.show)
+        self._corrections = Corrections(self._page, self._inputs, self._register_tab.client, self._results.renew)
+        self._results.on_show, self._results.on_clear = self._corrections.show, self._corrections.clear
         self._server.trigger("key")(self._press)
         self._server.trigger("open")(self._page.telling(self._open))
         self._inputs.on_choice = self._chosen
@@ -69,6 +72,10 @@ class Viewer:
         steps = {"n": 1, "p": -1}
         if key in steps:
             self._worst_places.step(steps[key])
+        elif key == "c":
+            self._corrections.toggle()
+        elif key == "escape":
+            self._corrections.give_up()
         else:
             self._inspection.press(key)
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional
 from ..engine.errors import LicenceError, UnreadableFileError
 from ..engine.models.listing import list_models
 from ..jobs.client import WorkerClient
-from ..jobs.messages import ENDINGS, DeviceQuestion, Event, Job, make_job
+from ..jobs.messages import ENDINGS, AnyJob, DeviceQuestion, Event, Job, make_job
 from ..scene.preview import refresh_warped
 from ..terms.choices import Choice
 from ..terms.licences import Answered, Consents, refusal_text
@@ -29,6 +29,7 @@ from .page import Page
 from .worker_process import AsyncioProcess, later
 
 _SETTINGS = tuple(item.name for item in fields(Settings) if item.name not in ("model_file", *CONSENT))
+_TURN_S = 0.05
 _OPEN = ("refine", "regularization", "spacing")
 """Fields that are empty for “the model's own”."""
 
@@ -44,14 +45,19 @@ class RegisterTab:
         What it registers.
     on_result : callable
         Given the result folder of each registration that was finished.
+
+    Attributes
+    ----------
+    client : WorkerClient
+        Of the process that computes for this page.
     """
 
     def __init__(self, page: Page, inputs: ChosenImages, on_result: Callable[[Path], Awaitable[None]]) -> None:
         self._page = page
         self._inputs = inputs
         self._on_result = on_result
-        self._client = WorkerClient(AsyncioProcess, later)
-        self._client.logged.connect(lambda line: print(line, file=sys.stderr))
+        self.client = WorkerClient(AsyncioProcess, later)
+        self.client.logged.connect(lambda line: print(line, file=sys.stderr))
         self._job: Optional[Job] = None
         self._watched: Any = None
         self._devices: Optional[dict[str, Any]] = None
@@ -110,7 +116,7 @@ class RegisterTab:
         self._refresh()
         if self._devices is None and self._inputs.given.fixed:
             self._devices = {}
-            self._client.ask(DeviceQuestion(), self._on_devices)
+            self.client.ask(DeviceQuestion(), self._on_devices)
 
     def _on_devices(self, answer: Event) -> None:
         self._devices = answer.devices
@@ -130,7 +136,7 @@ class RegisterTab:
         elif not self._page.state.cancelling:
             self._page.set(cancelling=True)
             self._refresh()
-            self._client.cancel()
+            self.client.cancel()
 
     def _put_question(self, question: str, answered: Answered) -> None:
         """Open the dialog; the answer comes from the page, some time."""
@@ -168,7 +174,7 @@ class RegisterTab:
             self._refresh()
 
     async def _follow(self, job: Job) -> None:
-        async for event in events_of(self._client, job):
+        async for event in events_of(self.client, job):
             if event.event == "progress":
                 text = progress_text(event.stage, event.fraction, event.eta_s)
                 self._page.set(progress=round(100 * (event.fraction or 0.0)), progress_text=text)
@@ -212,12 +218,14 @@ class RegisterTab:
 
     def close(self) -> None:
         """End the process that registers, and wait for that."""
-        self._client.shutdown()
+        self.client.shutdown()
 
 
-async def events_of(client: WorkerClient, job: Job) -> AsyncIterator[Event]:
-    """Have a job done: everything that is said of it, to the end; BusyError if another one is under way."""
+async def events_of(client: WorkerClient, job: AnyJob) -> AsyncIterator[Event]:
+    """Have a job done once no other one is under way: everything that is said of it, to the end."""
     said: asyncio.Queue[Event] = asyncio.Queue()
+    while client.busy:
+        await asyncio.sleep(_TURN_S)
     client.submit(job, said.put_nowait)
     event = Event("")
     while event.event not in ENDINGS:

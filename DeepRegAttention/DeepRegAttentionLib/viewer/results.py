@@ -15,6 +15,7 @@ from .inputs import ChosenImages
 from .inspection import Inspection
 from .measures import histogram_svg, table_entries
 from .page import Page
+from .steps import in_steps
 from .worst_places import WorstPlaces
 
 RESULTS_FILE, SCENE_FILE = "registration.zip", "registration.mrb"
@@ -23,7 +24,13 @@ _ABSENT = "The {roles} of this result {verb} shown: {reason}"
 
 
 class Results:
-    """The result that a page shows."""
+    """The result that a page shows.
+
+    Attributes
+    ----------
+    on_show, on_clear : callable
+        Called when a result, of a folder, is shown, and before none is any more.
+    """
 
     def __init__(self, page: Page, inputs: ChosenImages, inspection: Inspection, worst: WorstPlaces) -> None:
         self._page = page
@@ -31,12 +38,15 @@ class Results:
         self._inspection = inspection
         self._worst = worst
         self._folder: Optional[Path] = None
+        self.on_show: Callable[[Result, Path], None] = lambda result, folder: None
+        self.on_clear: Callable[[], None] = lambda: None
         page.set(**_NOTHING, preparing=False)
         inputs.before_change = self.clear
         page.server.trigger("prepare")(self.prepare)
 
     def clear(self) -> None:
         """Show no result any more."""
+        self.on_clear()
         self._inspection.clear()
         self._worst.clear()
         self._folder = None
@@ -73,21 +83,32 @@ class Results:
         self.clear()
         scene, images = self._page.stage.scene, (self._inputs.node("fixed"), self._inputs.node("moving"))
         try:
-            result = await _in_steps(load_steps(scene, folder, *images), self._say)
+            result = await in_steps(load_steps(scene, folder, *images), self._say)
         finally:
             self._page.set(progress_text="")
-        self._folder = folder
         self._inspection.show(result)
-        histogram = histogram_svg(result.tables["histogram"]) if "histogram" in result.tables else ""
+        self._tell(result, folder)
+        self._page.set(tab="inspect")
+        self._worst.show(result.metrics)
+        self.on_show(result, folder)
+
+    def renew(self, folder: Path) -> None:
+        """Show what has become of the result by its corrections, which lie in this folder; the views stay."""
+        result = self._inspection.result
+        if result is not None:
+            self._inspection.renew()
+            self._tell(result, folder)
+            self._worst.renew(result.metrics)
+
+    def _tell(self, result: Result, folder: Path) -> None:
+        self._folder = folder
         self._page.set(
             tables=table_entries(result.metrics),
-            histogram=histogram,
+            histogram=histogram_svg(result.tables["histogram"]) if "histogram" in result.tables else "",
             summary=summary_text(result.metrics),
             model_choice=str(result.metrics.get("model_choice") or ""),
-            tab="inspect",
             download="",
         )
-        self._worst.show(result.metrics)
 
     def _say(self, step: str) -> None:
         self._page.set(progress_text=f"Showing the result: {step}")
@@ -114,17 +135,6 @@ class Results:
         base = str(downloads / Path(RESULTS_FILE).stem)
         await asyncio.to_thread(shutil.make_archive, base, "zip", self._folder)
         return RESULTS_FILE
-
-
-async def _in_steps(steps: Any, say: Callable[[str], None]) -> Result:
-    """Run the steps of a generator, with room for the page in between; its return value."""
-    while True:
-        try:
-            say(next(steps))
-        except StopIteration as end:
-            loaded: Result = end.value
-            return loaded
-        await asyncio.sleep(0)
 
 
 def _absence(lacking: dict[str, str]) -> str:

@@ -258,6 +258,13 @@ class Stage:
             plane.GetSliceNode().JumpSliceByOffsetting(*point)
         self.render()
 
+    def place(self, node: Optional[slicer.vtkMRMLMarkupsNode]) -> None:
+        """Have the next clicks in the views place the points of a node; None: they place nothing any more."""
+        if node is None:
+            self._app.markups_logic.disable_place_mode()
+        else:
+            self._app.markups_logic.place_node(node)
+
     def _jump(self, point: Sequence[float], group: int) -> None:
         slicer.vtkMRMLSliceNode.JumpAllSlices(self.scene, *point, slicer.vtkMRMLSliceNode.OffsetJumpSlice, group)
 

@@ -30,13 +30,17 @@ class WorstPlaces:
 
     def show(self, metrics: Mapping[str, Any]) -> None:
         """Say the verdict on a result and go to its worst place, if it is known."""
+        self.renew(metrics)
+        self.step(1)
+
+    def renew(self, metrics: Mapping[str, Any]) -> None:
+        """Say the verdict on a result and know its places; the views stay where they are."""
         self._places = worst_places(metrics)
         self._page.set(
             verdict=_entry(metrics),
             places=[f"{place.text}, {place.bounded}." for place in self._places],
             place=_NO_PLACE,
         )
-        self.step(1)
 
     def step(self, count: int) -> None:
         """Go on by so many places, from the last to the first and back."""

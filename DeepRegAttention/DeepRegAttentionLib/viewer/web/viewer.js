@@ -56,7 +56,7 @@
     const target = event.target.closest ? event.target : document.body;
     const list = target.closest(".v-select, .v-list, .v-slider, .v-btn-toggle");
     const typing = !list && target.matches("input, textarea");
-    const ours = ["b", "f", "n", "p"].includes(key) || (["arrowup", "arrowdown"].includes(key) && !list);
+    const ours = ["b", "c", "escape", "f", "n", "p"].includes(key) || (["arrowup", "arrowdown"].includes(key) && !list);
     if (typing || !ours) return;
     event.preventDefault();
     event.stopPropagation();
