@@ -18,6 +18,7 @@ from .fuse import fuse
 from .info import info
 from .models import models
 from .register import register
+from .series import series
 from .train import train
 from .tune import tune
 from .view import view
@@ -36,7 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _command in (register, correct, cohort, fuse, warp, view, models, info, demo, train, tune):
+for _command in (register, correct, cohort, fuse, series, warp, view, models, info, demo, train, tune):
     app.command(epilog=_EXIT_CODES)(_command)
 app.add_typer(evaluate)
 

@@ -50,15 +50,19 @@ def read_series(paths: Sequence[Path]) -> Series:
     ImageError
         One of its kinds: a frame cannot be registered.
     """
-    if len(paths) == 1:
-        series = _read_one(paths[0])
-        names = [f"frame {number} of {paths[0]}" for number in range(len(series.frames))]
-    else:
-        series = Series(tuple(read_image(path) for path in paths))
-        names = [str(path) for path in paths]
-    for frame, name in zip(series.frames, names):
-        check_image(frame, name)
+    series = read_frames(paths)
+    single = len(paths) == 1
+    for number, frame in enumerate(series.frames):
+        check_image(frame, f"frame {number} of {paths[0]}" if single else str(paths[number]))
     return series
+
+
+def read_frames(paths: Sequence[Path]) -> Series:
+    """Read the same of anything, such as label maps: whether its frames can be registered is not asked.
+
+    Raises UnreadableFileError as :func:`read_series` does, DimensionError if a single file holds a single frame.
+    """
+    return _read_one(paths[0]) if len(paths) == 1 else Series(tuple(read_image(path) for path in paths))
 
 
 def _read_one(path: Path) -> Series:

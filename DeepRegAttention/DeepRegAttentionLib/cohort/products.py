@@ -110,24 +110,27 @@ def writable(path: Path) -> Iterator[None]:
         raise OutputError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}.") from error
 
 
-def write_image(image: sitk.Image, path: Path) -> None:
-    """Write an image into a folder that is not finished; OutputError if that fails."""
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system and SimpleITK say in a block that does nothing but write a file into OutputError."""
     with writable(path):
         try:
-            write_complete(image, path)
+            yield
         except RuntimeError as error:
             raise OutputError(f"{path} cannot be written: the disk or the quota may be full.") from error
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write an image into a folder that is not finished; OutputError if that fails."""
+    with writing(path):
+        write_complete(image, path)
 
 
 def write_transforms(transforms: Mapping[str, sitk.Transform], folder: Path) -> None:
     """Write transforms as ``NAME.h5`` into a folder that is not finished; OutputError if that fails."""
     for name, transform in transforms.items():
-        path = folder / f"{name}.h5"
-        with writable(path):
-            try:
-                write_transform(transform, path)
-            except RuntimeError as error:
-                raise OutputError(f"{path} cannot be written: the disk or the quota may be full.") from error
+        with writing(folder / f"{name}.h5"):
+            write_transform(transform, folder / f"{name}.h5")
 
 
 def write_metrics(metrics: Mapping[str, Any], folder: Path) -> None:

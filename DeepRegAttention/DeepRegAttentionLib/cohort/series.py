@@ -132,8 +132,7 @@ def align_series(
         A registration failed.
     """
     options = options or SeriesOptions()
-    if not 0 <= options.reference < len(frames):
-        raise OptionError(f"There is no frame {options.reference}: the series has the frames 0 to {len(frames) - 1}.")
+    _require_reference(len(frames), options)
     register_pairs = register_pairs or one_by_one(frames)
     ring = register_pairs(neighbours(len(frames))) if options.cycle or options.to == "neighbour" else ()
     common = frames[options.reference]
@@ -160,6 +159,22 @@ def one_by_one(frames: Sequence[sitk.Image], options: Optional[RegistrationOptio
         return [Link.of(register(frames[fixed], frames[moving], how)) for fixed, moving in pairs]
 
     return register_pairs
+
+
+def planned(count: int, options: SeriesOptions) -> list[tuple[int, int]]:
+    """Which frames :func:`align_series` wants registered, each pair (fixed, moving) once.
+
+    Raises OptionError if there is no such reference frame.
+    """
+    _require_reference(count, options)
+    ring = neighbours(count) if options.cycle or options.to == "neighbour" else []
+    others = [(options.reference, number) for number in range(count) if number != options.reference]
+    return list(dict.fromkeys([*ring, *(others if options.to == "reference" else ())]))
+
+
+def _require_reference(count: int, options: SeriesOptions) -> None:
+    if not 0 <= options.reference < count:
+        raise OptionError(f"There is no frame {options.reference}: the series has the frames 0 to {count - 1}.")
 
 
 def neighbours(count: int) -> list[tuple[int, int]]:
