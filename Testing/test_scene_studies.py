@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.engine.errors import UnreadableFileError
-from DeepRegAttentionLib.scene.nodes import finish, voxel_to_world
+from DeepRegAttentionLib.scene.nodes import voxel_to_world
 from DeepRegAttentionLib.scene.results import find_results
-from DeepRegAttentionLib.scene.studies import pair_steps
+from DeepRegAttentionLib.scene.studies import load_pair, pair_steps
 from helpers.scene import World, synthetic_images, synthetic_result, to_lps, voxels
 
 INPUTS = {"fixed": "fixed", "fixed_labels": "labels", "labels": "labels"}
@@ -51,7 +51,7 @@ def volumes(scene) -> list[str]:
 
 
 def load(scene, study: Path, name: str):
-    return finish(pair_steps(scene, study / "pairs" / name))
+    return load_pair(scene, str(study / "pairs" / name))
 
 
 def test_the_images_lie_where_their_files_say_and_the_result_is_of_them(scene, study) -> None:

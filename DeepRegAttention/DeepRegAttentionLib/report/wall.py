@@ -40,7 +40,7 @@ MEASURES = (
 """Columns whose distributions are shown, as far as there are."""
 
 _OUTLYING, _FEWEST = 3.5, 8
-_TEXTS = ("name", "group", "state", "verdict", "sentence", "fixed", "moving", "mark", "comment")
+_TEXTS = ("name", "group", "state", "verdict", "sentence", "mark", "comment")
 _WEB = Path(__file__).with_name("web")
 
 

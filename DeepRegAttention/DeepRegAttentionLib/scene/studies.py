@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import slicer
 
 from ..engine.errors import UnreadableFileError
 from ..engine.result_folder import read_metrics, recorded_inputs
-from .nodes import add_node, copy_window, read_volume, remove_node
+from .nodes import add_node, copy_window, finish, read_volume, remove_node
 from .results import Result, find_results, load_steps
 
 _FILE = "DeepRegAttention.File"
@@ -20,6 +20,11 @@ _KINDS = {
     "fixed_labels": "vtkMRMLLabelMapVolumeNode",
 }
 """The inputs that are shown with a result, and their nodes."""
+
+
+def load_pair(scene: slicer.vtkMRMLScene, folder: Union[str, Path]) -> Result:
+    """:func:`pair_steps` in one go: nodes and errors are the same."""
+    return finish(pair_steps(scene, Path(folder)))
 
 
 def pair_steps(scene: slicer.vtkMRMLScene, folder: Path) -> Generator[str, None, Result]:

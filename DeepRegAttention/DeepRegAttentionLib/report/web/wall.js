@@ -4,7 +4,7 @@
 
   const data = JSON.parse(document.getElementById("data").textContent);
   const pairs = data.pairs.map((pair, index) => ({
-    group: "", verdict: "", sentence: "", mark: "", comment: "", fixed: "", moving: "", ...pair, index,
+    group: "", verdict: "", sentence: "", mark: "", comment: "", ...pair, index,
   }));
   const RANK = { fail: 1, review: 2, "": 3, pass: 4 };
   const PAGE = 60, BINS = 30;
@@ -49,9 +49,8 @@
   const viewerLine = (pair) => `deepreg-attention view ${quoted(folder(pair))}`;
 
   function slicerLine(pair) {
-    const volume = (path) => `slicer.util.loadVolume(${JSON.stringify(path)})`;
-    const load = `load_result(slicer.mrmlScene, ${JSON.stringify(folder(pair))}, ${volume(pair.fixed)}, ${volume(pair.moving)})`;
-    return `import slicer; from DeepRegAttentionLib.scene.results import load_result; ${load}`;
+    const load = `load_pair(slicer.mrmlScene, ${JSON.stringify(folder(pair))})`;
+    return `import slicer; from DeepRegAttentionLib.scene.studies import load_pair; ${load}`;
   }
 
   // Which pairs, in which order
