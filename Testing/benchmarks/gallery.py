@@ -11,8 +11,7 @@ import SimpleITK as sitk
 from choice import chests
 from DeepRegAttentionLib.engine.images import read_image
 from DeepRegAttentionLib.engine.resources import resource_folder
-from DeepRegAttentionLib.engine.result import RegistrationResult
-from DeepRegAttentionLib.terms.verdict import verdict_of
+from DeepRegAttentionLib.terms.verdict import Verdict, verdict_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from spoiled import Subject
@@ -23,12 +22,19 @@ _COLUMNS, _SIDE, _SEED = 2, 150, 5
 
 
 class Picture(NamedTuple):
-    """What is wrong, and the pair that was registered."""
+    """What is wrong, the middle slices of fixed, moving and warped image, and what was said of them."""
 
     text: str
-    fixed: sitk.Image
-    moving: sitk.Image
-    result: RegistrationResult
+    slices: tuple[np.ndarray, ...]
+    verdict: Verdict
+
+    @classmethod
+    def of(cls, text: str, fixed: sitk.Image, moving: sitk.Image, model: str, prealign: str = "affine") -> Picture:
+        """Of a pair, registered. The volumes are not kept: those of all pairs together would fill the memory."""
+        result = registered(fixed, moving, model, prealign)
+        judged = verdict_of(result.metrics)
+        assert judged is not None
+        return cls(text, tuple(middle_slice(image) for image in (fixed, moving, result.warped)), judged)
 
 
 def pictures() -> Iterator[Picture]:
@@ -44,12 +50,10 @@ def pictures() -> Iterator[Picture]:
             one = SPOILS[kind.fixed](fixed, noise).image if kind.fixed else fixed.image
             other = SPOILS[kind.moving](moving, noise).image if kind.moving else moving.image
             model = "any-contrast" if name.startswith("good,") else RECIPES["brain"]
-            yield Picture(kind.text, one, other, registered(one, other, model, kind.prealign))
+            yield Picture.of(kind.text, one, other, model, kind.prealign)
     chest = sitk.Cast(next(chests(Path())).fixed, sitk.sitkFloat32)
-    yield Picture(KINDS["organ"].text, fixed.image, chest, registered(fixed.image, chest, "auto"))
-    other_model = RECIPES["hippocampus"]
-    found = registered(fixed.image, moving.image, other_model)
-    yield Picture(KINDS["model"].text, fixed.image, moving.image, found)
+    yield Picture.of(KINDS["organ"].text, fixed.image, chest, "auto")
+    yield Picture.of(KINDS["model"].text, fixed.image, moving.image, RECIPES["hippocampus"])
 
 
 def draw(path: Path = FIGURE) -> Path:
@@ -66,15 +70,13 @@ def draw(path: Path = FIGURE) -> Path:
 
 
 def _draw_one(part: Figure, picture: Picture) -> None:
-    judged = verdict_of(picture.result.metrics)
-    assert judged is not None
     axes = part.subplots(1, 4, width_ratios=(1, 1, 1, 1.9))
-    images = picture.fixed, picture.moving, picture.result.warped
-    for ax, image, title in zip(axes, images, ("fixed", "moving", "warped")):
-        ax.imshow(middle_slice(image), cmap="gray")
+    for ax, image, title in zip(axes, picture.slices, ("fixed", "moving", "warped")):
+        ax.imshow(image, cmap="gray")
         ax.set_title(title, fontsize=8)
     for ax in axes:
         ax.set_axis_off()
+    judged = picture.verdict
     why = judged.reasons[0] if judged.reasons else "No reason to doubt it."
     axes[3].text(0, 0.98, picture.text, fontsize=9.5, va="top", wrap=True)
     axes[3].text(0, 0.62, judged.title, fontsize=10, color="white", va="center", weight="bold",

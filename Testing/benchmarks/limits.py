@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from DeepRegAttentionLib.engine.trust.calibration import ANY
+from DeepRegAttentionLib.engine.trust.predictor import ANY
 from DeepRegAttentionLib.engine.trust.verdict import Limit
 
 TO_SPARE = 1.0

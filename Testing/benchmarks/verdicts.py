@@ -17,16 +17,15 @@ from typing import Any, Optional
 import numpy as np
 from DeepRegAttentionLib.engine.hardware import prepare_process
 from DeepRegAttentionLib.engine.resources import resource_folder
-from DeepRegAttentionLib.engine.trust.calibration import ANY
+from DeepRegAttentionLib.engine.trust.predictor import ANY
 from DeepRegAttentionLib.engine.trust.verdict import judge, read_limits
+from documents import DOCUMENT, replace_part
 from gallery import FIGURE, draw
 from limits import document, fit
 from trials import GOOD, GOOD_INVERTED, KINDS, Cases, Trial, bad_trials, good_trials, run
 
 Row = dict[str, Any]
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "trust.md"
-BEGINNING, END = "<!-- failures -->\n", "<!-- end of failures -->"
 LOST = 0.75
 """A result is wrong whose structures overlap less than this share of what they do when nothing is spoiled."""
 
@@ -77,9 +76,7 @@ def tell_failures(arguments: argparse.Namespace) -> None:
     (arguments.output / "failures.md").write_text(text, encoding="utf-8")
     print(text)
     if arguments.record:
-        page = DOCUMENT.read_text(encoding="utf-8")
-        before, rest = page.split(BEGINNING)
-        DOCUMENT.write_text(before + BEGINNING + text + END + rest.split(END)[1], encoding="utf-8")
+        replace_part(DOCUMENT, "failures", text)
 
 
 def done(trials: Iterable[Trial], cases: Cases, path: Path) -> list[Row]:

@@ -85,7 +85,7 @@ def _deform_on(
     output = None
     if method.model is not None:
         with clock.stage("network") as report:
-            output = _run_network(_network(method.model, device), pair, precision, report)
+            output = _run_network(loaded_network(method.model, device), pair, precision, report)
             if method.otherwise is not None:
                 found = doubt(_objective(pair, method, options), output.displacement)
                 if found is not None:
@@ -97,7 +97,8 @@ def _deform_on(
 
 
 @lru_cache(maxsize=4)
-def _network(model: ModelFile, device: torch.device) -> nn.Module:
+def loaded_network(model: ModelFile, device: torch.device) -> nn.Module:
+    """The network of a model on a device, read when it is first asked for."""
     return load_model(model, device)
 
 

@@ -123,7 +123,7 @@ def _register(
         warped = warp_image(moving, fixed, transform)
 
     with clock.stage("trust"):
-        error = expect_error(pair, found.displacement, method.grid.spacing[0], method.model)
+        error = expect_error(pair, found.displacement, method.grid.spacing[0], method.model, found.device)
 
     with clock.stage("maps") as report:
         inverse = _inverse(linear, found, method.grid, share(report, 0.0, 0.4))

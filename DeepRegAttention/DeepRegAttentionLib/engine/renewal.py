@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Optional
@@ -25,12 +24,10 @@ from .pull import Pull
 from .registration import INVERSE_VOXELS, chain
 from .resampling import warp_image
 from .result import Maps, RegistrationResult
-from .trust.calibration import calibration_for
 from .trust.evidence import Answer, object_volume
 from .trust.expected_error import ExpectedError, error_statistics, expect_error
-from .trust.signs import REACH, coarseness
+from .trust.predictor import predictor_for
 from .trust.verdict import verdict
-from .working_pair import WorkingPair
 
 Box = tuple[slice, slice, slice]
 
@@ -173,25 +170,16 @@ class Renewal:
 
     @cached_property
     def _error_maps(self) -> dict[str, sitk.Image]:
-        box = self._to_renew("expected_error", REACH + 2 * coarseness(self._grid.shape))
-        error = self._error(box)
-        return {name: self._renewed(name, values * error.there, box) for name, values in error.maps().items()}
+        error, fixed = self._error(), Grid.of(self._basis.fixed)
+        return {name: map_image(values * error.there, self._grid, fixed) for name, values in error.maps().items()}
 
-    def _error(self, box: Box) -> ExpectedError:
-        """The error that is to be expected in a box of the working grid."""
-        factor = coarseness(self._grid.shape)
-        around = _grown(box, REACH + 2 * factor, self._grid)
-        # As far as the images are seen from there.
-        around = _grown(around, math.ceil(float(_cut(self._displacement, around).abs().max())), self._grid, factor)
-        pair, model = self._basis.pair, self._basis.model
-        mask = None if pair.mask is None else _cut(pair.mask, around)
-        part = WorkingPair(_cut(pair.fixed, around), _cut(pair.moving, around), mask)
-        found = expect_error(part, _cut(self._displacement, around), self._grid.spacing[0], model, factor)
-        inner, known, voxel = _within(box, around), self._known(box), _voxel_mm(self._basis)
-        expected, bound, there = (_cut(values, inner) for values in (found.expected, found.bound, found.there))
-        expected = torch.lerp(expected, expected.clamp_max(_CLICK * voxel), known)
-        bound = torch.lerp(bound, bound.clamp_max(_CLICK_BOUND * voxel), known)
-        return ExpectedError(expected, bound, there, found.calibration)
+    def _error(self) -> ExpectedError:
+        """The error that is to be expected: everywhere anew, as it is judged by all of what is seen."""
+        found = expect_error(self._basis.pair, self._displacement, self._grid.spacing[0], self._basis.model)
+        known, voxel = self._known(_everything(self._grid)), _voxel_mm(self._basis)
+        expected = torch.lerp(found.expected, found.expected.clamp_max(_CLICK * voxel), known)
+        bound = torch.lerp(found.bound, found.bound.clamp_max(_CLICK_BOUND * voxel), known)
+        return replace(found, expected=expected, bound=bound)
 
     def _known(self, box: Box) -> Tensor:
         """How much a person's points say of each place, 0 to 1."""
@@ -216,7 +204,7 @@ class Renewal:
 
     def _error_statistics(self) -> dict[str, Any]:
         expected, bound = (to_tensor(self._error_maps[name]) for name in ("expected_error", "error_bound"))
-        error = ExpectedError(expected, bound, expected > 0, calibration_for(self._basis.model))
+        error = ExpectedError(expected, bound, expected > 0, predictor_for(self._basis.model).method)
         return error_statistics(error, Grid.of(self._error_maps["expected_error"]))
 
     def _verdict(self, expected: dict[str, Any]) -> dict[str, Any]:
@@ -261,12 +249,9 @@ def _box_around(where: Tensor) -> Box:
     return cuts[0], cuts[1], cuts[2]
 
 
-def _grown(box: Box, voxels: int, grid: Grid, multiple: int = 1) -> Box:
-    """Larger by so many voxels on each side, as far as the grid goes; its edges at multiples of some number."""
-    k, j, i = (
-        slice(max(0, cut.start - voxels) // multiple * multiple, min(n, -(-(cut.stop + voxels) // multiple) * multiple))
-        for cut, n in zip(box, grid.shape)
-    )
+def _grown(box: Box, voxels: int, grid: Grid) -> Box:
+    """Larger by so many voxels on each side, as far as the grid goes."""
+    k, j, i = (slice(max(0, cut.start - voxels), min(n, cut.stop + voxels)) for cut, n in zip(box, grid.shape))
     return k, j, i
 
 

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..deform import loaded_network
 from ..fields import resize
 from ..geometry import Grid
 from ..models.listing import ModelFile
 from ..working_pair import WorkingPair
-from .calibration import Calibration, calibration_for
-from .signs import Signs, find_signs
+from .predictor import CONFIDENCE, predictor_for
+from .signs import find_signs
 
 _WORST, _APART_MM = 5, 12.0
-_SMALLEST = 1e-2
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class ExpectedError:
         ``(1, 1, K, J, I)``, mm.
     there : Tensor
         ``(1, 1, K, J, I)``, bool: where there is anything, in one of the two images.
-    calibration : Calibration
-        What it is predicted with.
+    method : str
+        The model whose errors it was learned from.
     """
 
     expected: Tensor
     bound: Tensor
     there: Tensor
-    calibration: Calibration
+    method: str
 
     def maps(self) -> dict[str, Tensor]:
         """As maps ``(1, 1, K, J, I)`` by their keys."""
@@ -46,41 +46,31 @@ class ExpectedError:
 
 
 def expect_error(
-    pair: WorkingPair,
-    displacement: Tensor,
-    spacing_mm: float,
-    model: Optional[ModelFile],
-    factor: Optional[int] = None,
+    pair: WorkingPair, displacement: Tensor, spacing_mm: float, model: Optional[ModelFile], device: str = "cpu"
 ) -> ExpectedError:
     """Predict how far off an answer is.
 
     Parameters
     ----------
     pair : WorkingPair
-        What was registered.
+        What was registered, on the CPU.
     displacement : Tensor
         The answer, ``(1, 3, K, J, I)`` in voxels.
     spacing_mm : float
         Of the working grid.
     model : ModelFile, optional
         What gave the answer; None is refinement alone.
-    factor : int, optional
-        As :func:`.signs.find_signs` takes it, for a part of a volume.
+    device : str
+        Where the network is asked again.
     """
-    calibration = calibration_for(model)
+    predictor = predictor_for(model)
+    network = None if model is None else loaded_network(model, torch.device(device))
+    shape = pair.fixed.shape[2:]
     with torch.no_grad():
-        signs = find_signs(pair.fixed, pair.moving, displacement.float(), pair.mask, factor)
-        coarse = spacing_mm * expected_voxels(signs, calibration)
-        expected = resize(coarse, pair.fixed.shape[2:])
-        there = resize(signs.there, pair.fixed.shape[2:]) > 0.5
-    return ExpectedError(expected, calibration.factor * expected, there, calibration)
-
-
-def expected_voxels(signs: Signs, calibration: Calibration) -> Tensor:
-    """The expected error ``(1, 1, k, j, i)`` in voxels of the working grid, where the signs are."""
-    weights = torch.tensor(calibration.weights).to(signs.values).reshape(1, -1, 1, 1, 1)
-    logarithms = signs.values.clamp_min(_SMALLEST).log()
-    return ((weights * logarithms).sum(dim=1, keepdim=True) + calibration.offset).exp()
+        signs = find_signs(pair, displacement.float(), network)
+        expected, bound = (resize(spacing_mm * error, shape) for error in predictor(signs))
+        there = resize(signs.there, shape) > 0.5
+    return ExpectedError(expected, bound, there, predictor.method)
 
 
 def error_statistics(error: ExpectedError, grid: Grid) -> dict[str, Any]:
@@ -90,9 +80,9 @@ def error_statistics(error: ExpectedError, grid: Grid) -> dict[str, Any]:
     return {
         "mean_mm": float(expected.mean()),
         "p95_mm": float(np.percentile(expected.numpy(), 95)),
-        "confidence": error.calibration.confidence,
+        "confidence": CONFIDENCE,
         "bound_mean_mm": float(bound.mean()),
-        "calibrated_on": error.calibration.method,
+        "calibrated_on": error.method,
         "worst": _worst(error, there, grid),
     }
 

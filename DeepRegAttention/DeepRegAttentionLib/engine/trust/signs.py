@@ -1,34 +1,42 @@
-"""What the error of a registration is predicted from: signs that any method's answer shows, on the working grid.
+"""What the error of a registration is predicted from: signs that an answer shows, on the working grid.
 
-All are lengths in voxels of the working grid or shares between 0 and 1, on a grid a few times as coarse, as errors are
-smooth.
+Lengths are in voxels of the working grid, all others are shares, contrasts or logarithms of a volume. They are taken on
+a grid a few times as coarse, as errors are smooth.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..fields import gradient, warp
+from ..fields import gradient, jacobian_determinant, resize, warp
 from ..similarity import FLAT, box_mean
+from ..working_pair import WorkingPair
 
-SIGNS = ("pull", "spread", "unlike", "motion", "strain")
-"""Names of the signs, in the order of their channels."""
+_SCALES = (1, 2, 4)
+_ALIGNMENT = ("pull", "spread", "unlike")
+PLAIN = (
+    *(f"{name} {scale}" for scale in _SCALES for name in _ALIGNMENT),
+    "motion", "strain", "volume", "difference", "slope", "contrast", "brightness", "edge",
+)  # fmt: skip
+"""Names of the signs that every answer has, in the order of their channels."""
+
+ASKED = ("forth", "back", "round")
+"""Names of those that follow from asking the network again."""
 
 _WINDOW = 7
-REACH = 2 * (_WINDOW // 2) + 1
-"""A sign depends on what lies within so many voxels, and two of its own, coarser ones."""
-
 # Signs are taken at about so many places at most.
-_PLACES = 200_000
+_PLACES = 60_000
 # How far a place may be off before anything is seen of it, voxels.
 _PRIOR = 2.0
-_DARK = 0.02
+_DARK, _LEAST_VOLUME = 0.02, 0.01
+# A network sees nothing on a grid with fewer voxels along a side.
+_LEAST_SIDE = 12
 
 
 class Signs(NamedTuple):
@@ -38,33 +46,26 @@ class Signs(NamedTuple):
     there: Tensor
 
 
-def find_signs(
-    fixed: Tensor, moving: Tensor, displacement: Tensor, mask: Optional[Tensor] = None, factor: Optional[int] = None
-) -> Signs:
+def find_signs(pair: WorkingPair, displacement: Tensor, network: Optional[nn.Module] = None) -> Signs:
     """Look for signs of error.
 
     Parameters
     ----------
-    fixed, moving : Tensor
-        ``(1, 1, K, J, I)`` in 0..1, on the working grid.
+    pair : WorkingPair
+        What was registered, on the CPU.
     displacement : Tensor
         The answer, ``(1, 3, K, J, I)`` in voxels.
-    mask : Tensor, optional
-        Where both images show something, ``(1, 1, K, J, I)`` in 0..1.
-    factor : int, optional
-        How many times as coarse the signs are; :func:`coarseness` without it. A part of a volume takes that of the
-        whole.
+    network : Module, optional
+        What gave it; it is asked again where it is given, on its own device.
     """
-    factor = factor or coarseness(fixed.shape[2:])
-    warped = warp(moving, displacement)
-    pull, spread, unlike = _local_alignment(fixed, warped, factor)
-    motion = F.avg_pool3d(displacement.norm(dim=1, keepdim=True), factor)
-    strain = F.avg_pool3d(gradient(displacement).flatten(1, 2).norm(dim=1, keepdim=True), factor)
-    there = ((fixed > _DARK) | (warped > _DARK)).float()
-    if mask is not None:
-        seen = F.avg_pool3d(mask, factor)
-        unlike, spread = (seen * value + (1 - seen) * most for value, most in ((unlike, 1.0), (spread, 2 * _PRIOR)))
-    return Signs(torch.cat([pull, spread, unlike, motion, strain], dim=1), F.avg_pool3d(there, factor))
+    warped = warp(pair.moving, displacement)
+    factor = coarseness(pair.fixed.shape[2:])
+    size = [n // factor for n in pair.fixed.shape[2:]]
+    found = [*_of_alignment(pair, warped, size), *_of_deformation(displacement), *_of_image(pair.fixed, warped)]
+    if network is not None:
+        found += _of_network(network, pair.fixed, warped)
+    there = ((pair.fixed > _DARK) | (warped > _DARK)).float()
+    return Signs(torch.cat([_coarse(sign, size) for sign in found], dim=1), _coarse(there, size))
 
 
 def coarseness(shape: Sequence[int]) -> int:
@@ -73,20 +74,75 @@ def coarseness(shape: Sequence[int]) -> int:
     return next((n for n in whole if math.prod(shape) / n**3 <= _PLACES), whole[-1])
 
 
-def _local_alignment(fixed: Tensor, warped: Tensor, factor: int) -> tuple[Tensor, Tensor, Tensor]:
+def _coarse(sign: Tensor, size: Sequence[int]) -> Tensor:
+    """The mean of a sign in each place of a grid of this size, or its value there if it is coarser."""
+    factor = sign.shape[2] // size[0]
+    return F.avg_pool3d(sign, factor) if factor > 1 else resize(sign, size)
+
+
+def _of_alignment(pair: WorkingPair, warped: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
+    """How far the warped image would move locally, how uncertain that is and how unlike it is, on several scales."""
+    seen = None if pair.mask is None else _coarse(pair.mask, size)
+    images = torch.cat([pair.fixed, warped], dim=1)
+    for scale in _SCALES:
+        # On a grid that cannot be halved again the coarser scales are as the finest that there is.
+        if scale > 1 and all(n % 2 == 0 and n >= 2 * _WINDOW for n in images.shape[2:]):
+            images = F.avg_pool3d(images, 2)
+        voxel = pair.fixed.shape[2] / images.shape[2]
+        pull, spread, unlike = _local_alignment(images[:, :1], images[:, 1:], size)
+        if seen is not None:
+            unlike = seen * unlike + (1 - seen)
+            spread = seen * spread + (1 - seen) * 2 * _PRIOR
+        yield from (voxel * pull, voxel * spread, unlike)
+
+
+def _of_deformation(displacement: Tensor) -> Iterator[Tensor]:
+    """How far a place was moved, how unevenly, and how much it shrank or grew."""
+    yield displacement.norm(dim=1, keepdim=True)
+    yield gradient(displacement).flatten(1, 2).norm(dim=1, keepdim=True)
+    yield jacobian_determinant(displacement).clamp_min(_LEAST_VOLUME).log().abs()
+
+
+def _of_image(fixed: Tensor, warped: Tensor) -> Iterator[Tensor]:
+    """How the images differ, what there is to be seen, and how far the edge of the grid is."""
+    yield (fixed - warped).abs()
+    yield gradient(fixed)[:, 0].norm(dim=1, keepdim=True)
+    mean, square = box_mean(torch.cat([fixed, fixed.square()], dim=1), _WINDOW).split(1, dim=1)
+    yield (square - mean.square()).clamp_min(0).sqrt()
+    yield fixed
+    ends = [torch.minimum(torch.arange(n), torch.arange(n).flip(0)) for n in fixed.shape[2:]]
+    yield torch.stack(torch.meshgrid(*ends, indexing="ij")).amin(dim=0).to(fixed)[None, None]
+
+
+def _of_network(network: nn.Module, fixed: Tensor, warped: Tensor) -> Iterator[Tensor]:
+    """How far the network would go on, how far back if the images were exchanged, and how far both are from meeting.
+
+    Half the resolution does, at a sixth of the time.
+    """
+    device = next(network.parameters()).device
+    halves = all(n % 2 == 0 and n >= 2 * _LEAST_SIDE for n in fixed.shape[2:])
+    scale = 2 if halves else 1
+    one, other = (F.avg_pool3d(image, scale).to(device) for image in (fixed, warped))
+    with torch.inference_mode():
+        forth, back = (network(*images).displacement.float().cpu() for images in ((one, other), (other, one)))
+        lengths = [scale * u.norm(dim=1, keepdim=True) for u in (forth, back, forth + warp(back, forth))]
+    yield from (length.clone() for length in lengths)
+
+
+def _local_alignment(fixed: Tensor, warped: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """How far the warped image would still move locally, how uncertain that is (voxels), and how unlike it is."""
     f, w = _standardised(fixed), _standardised(warped)
     agreement = box_mean(f * w, _WINDOW)
     slope = agreement * gradient(w)[:, 0]
     left = f - agreement * w
     products = [slope[:, a : a + 1] * slope[:, b : b + 1] for a, b in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))]
-    moments = F.avg_pool3d(box_mean(torch.cat([*products, slope * left, left.square()], dim=1), _WINDOW), factor)
+    moments = _coarse(box_mean(torch.cat([*products, slope * left, left.square()], dim=1), _WINDOW), size)
     tensor, force, noise = moments.split([6, 3, 1], dim=1)
     noise = noise + 0.02
     covariance = _inverse_symmetric(tensor / noise, 1 / _PRIOR**2)
     step = _times(covariance, force / noise)
     spread = covariance[:, [0, 3, 5]].sum(dim=1, keepdim=True).sqrt()
-    return step.norm(dim=1, keepdim=True), spread, F.avg_pool3d((1 - agreement).clamp(0, 2), factor)
+    return step.norm(dim=1, keepdim=True), spread, _coarse((1 - agreement).clamp(0, 2), size)
 
 
 def _standardised(image: Tensor) -> Tensor:

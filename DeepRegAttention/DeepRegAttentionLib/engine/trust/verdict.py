@@ -18,8 +18,8 @@ from typing import Any, Optional
 from ..errors import ModelError
 from ..models.listing import ModelFile
 from ..resources import resource_folder
-from .calibration import ALONE, ANY
 from .evidence import Answer, gather
+from .predictor import ALONE, ANY
 
 GRADES = ("pass", "review", "fail")
 """From good to bad."""
