@@ -156,6 +156,14 @@ def test_the_warped_image_is_what_simpleitk_makes_of_the_transform(
     assert np.abs(array(corrected.warped) - array(found.warped)).max() > 0.05
 
 
+def test_a_long_drag_is_felt_over_a_third_of_the_image_at_most(
+    corrector: Corrector, found: RegistrationResult, pair: Pair
+) -> None:
+    result = corrector.correct([dragged(found, MIDDLE, (0.0, 7.0, 0.0))])
+    longest = max(n * mm for n, mm in zip(pair[0].GetSize(), pair[0].GetSpacing()))
+    assert result.metrics["corrections"][0]["reach_mm"] == pytest.approx(0.35 * longest)
+
+
 def test_nothing_changes_beyond_five_times_the_drag(
     corrector: Corrector, found: RegistrationResult, pair: Pair
 ) -> None:

@@ -25,9 +25,10 @@ from .result import RegistrationResult
 
 Point = tuple[float, float, float]
 
-# A pull is felt so many times as far away as it is long, and at least so many voxels of the working grid.
-_REACH, _LEAST_VOXELS = 5.0, 5.0
-# Longer than this share of the image's longest side, it is no correction.
+# A pull is felt so many times as far away as it is long, at most over this share of the image's longest side, and at
+# least so many voxels of the working grid: at other places it would make worse what was right.
+_REACH, _FARTHEST, _LEAST_VOXELS = 5.0, 0.35, 5.0
+# Longer than this share of that side, it is no correction.
 _LONGEST = 0.25
 _EXACT_MM, _ROUNDS = 1e-3, 30
 
@@ -85,8 +86,9 @@ def correct(
     Returns
     -------
     RegistrationResult
-        Each corrected point meets its goal to 0.01 mm, and beyond five times the length of a correction nothing
-        moves. What was found before any is its ``uncorrected``. Label maps and landmarks are not measured again.
+        Each corrected point meets its goal to 0.01 mm, and beyond five times the length of a correction, or a third
+        of the image, nothing moves. What was found before any is its ``uncorrected``. Label maps and landmarks are not
+        measured again.
 
     Raises
     ------
@@ -165,14 +167,15 @@ class Corrector:
 
 def _reach(lengths: Tensor, basis: Basis) -> Tensor:
     """How far each pull is felt, mm; CorrectionError if one is too long."""
-    longest = _LONGEST * max(n * mm for n, mm in zip(basis.fixed.GetSize(), basis.fixed.GetSpacing()))
+    side = max(n * mm for n, mm in zip(basis.fixed.GetSize(), basis.fixed.GetSpacing()))
+    longest = _LONGEST * side
     if float(lengths.max()) > longest:
         number = int(lengths.argmax()) + 1
         raise CorrectionError(
             f"Correction {number} moves its point by {float(lengths.max()):.0f} mm, more than the {longest:.0f} mm "
             "that can be corrected in this image; register again with a better alignment."
         )
-    return (_REACH * lengths).clamp_min(_LEAST_VOXELS * max(basis.grid.spacing))
+    return (_REACH * lengths).clamp_max(_FARTHEST * side).clamp_min(_LEAST_VOXELS * max(basis.grid.spacing))
 
 
 def _require_inside(points: np.ndarray, image: sitk.Image, role: str) -> None:

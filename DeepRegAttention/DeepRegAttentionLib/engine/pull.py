@@ -82,10 +82,9 @@ class Pull:
             moved.add_(velocity, alpha=end - begin)
         return moved
 
-    def weight(self, points: Tensor) -> Tensor:
-        """How much of a pull is felt at points ``(P, 3)`` where it ends: from 0 beyond its reach to 1, ``(P,)``."""
-        felt = [_radial(_lengths(points - goal) / reach) for goal, reach in zip(self.goals, self.reach)]
-        return torch.stack(felt).amax(dim=0)
+    def nearness(self, points: Tensor, reach: float) -> Tensor:
+        """How near points ``(P, 3)`` are to a goal, 1 at it, 0 farther away than `reach` (mm): ``(P,)``."""
+        return torch.stack([_radial(_lengths(points - goal) / reach) for goal in self.goals]).amax(dim=0)
 
     def _at(self, time: float) -> Tensor:
         return self.starts + time * (self.goals - self.starts)

@@ -31,8 +31,9 @@ from .trust.verdict import verdict
 
 Box = tuple[slice, slice, slice]
 
-# How far off a point is that a person clicked, and what that stays below, in voxels of the coarser image.
-_CLICK, _CLICK_BOUND = 1.0, 2.0
+# How far off a point is that a person clicked, what that stays below, and how far around it says something of other
+# places; in voxels of the coarser image.
+_CLICK, _CLICK_BOUND, _SAYS = 1.0, 2.0, 8.0
 # Where the deformation is so near to a fold, its grid may show one after any small motion.
 _NEARLY_FOLDED = 0.05
 _RENEWED = ("expected_error", "error_bound", "jacobian", "difference_after")
@@ -186,7 +187,8 @@ class Renewal:
         if self._pull is None:
             return torch.zeros(1)
         points = (self._basis.nodes.reshape(*self._grid.shape, 3) + self._field)[box]
-        return self._pull.weight(points.reshape(-1, 3)).reshape(1, 1, *points.shape[:3]).float()
+        reach = _SAYS * _voxel_mm(self._basis)
+        return self._pull.nearness(points.reshape(-1, 3), reach).reshape(1, 1, *points.shape[:3]).float()
 
     # What is measured
 
