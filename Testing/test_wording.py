@@ -15,7 +15,14 @@ from DeepRegAttentionLib.terms.models import model_choices, model_text
 from DeepRegAttentionLib.terms.presets import preset_choices
 from DeepRegAttentionLib.terms.settings import AUTO, FILE, NONE
 from DeepRegAttentionLib.terms.translation import translate_with
-from DeepRegAttentionLib.terms.wording import button_text, device_text, progress_text, stage_text, time_left
+from DeepRegAttentionLib.terms.wording import (
+    button_text,
+    device_text,
+    device_trouble,
+    progress_text,
+    stage_text,
+    time_left,
+)
 
 # Models
 
@@ -92,6 +99,15 @@ def test_automatic_means_the_gpu_where_there_is_one() -> None:
     assert device_text(devices, "cpu").startswith("some CPU")
     assert "no MPS device" in device_text(devices, "mps")
     assert device_text(None, "auto") == ""
+
+
+def test_only_what_stands_against_a_device_is_said_without_being_asked() -> None:
+    assert device_trouble(None, "auto") == device_trouble({"cpu": {**CPU, "needed_gib": 2.0}}, "cpu") == ""
+    assert "coarser" in device_trouble({"cpu": {**CPU, "needed_gib": 6.0}}, "auto")
+    assert "no MPS device" in device_trouble({"cpu": CPU}, "mps")
+
+
+def test_a_device_that_says_nothing_of_its_memory_has_a_name() -> None:
     assert device_text({"cpu": {"name": "x"}}, "auto") == "x"
 
 

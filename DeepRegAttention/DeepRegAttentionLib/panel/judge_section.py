@@ -68,7 +68,8 @@ class JudgeSection:
             self._fit()
 
     def _fit(self) -> None:
-        if self._table() is not None:
+        # The application may have ended in between.
+        if self._ui.measuresTable and self._table() is not None:
             _fit_columns(self._ui.measuresTable)
 
     def _show_plot(self, name: str) -> None:

@@ -10,7 +10,7 @@ from ..terms.inputs import Inputs
 from ..terms.models import model_choices, model_text
 from ..terms.presets import preset_choices, preset_of, preset_values, shipped_presets
 from ..terms.settings import FILE, Settings, enabled
-from ..terms.wording import device_text
+from ..terms.wording import device_text, device_trouble
 from . import choices
 from .parameters import Parameters, input_nodes, inputs_of, set_setting, settings_of
 
@@ -40,6 +40,7 @@ class ModelSection:
         self.models = [model.info for model in list_models()]
         self._presets = shipped_presets()
         self.devices: Optional[dict[str, Any]] = None
+        self._device_tip = ui.deviceSelector.toolTip
         choices.fill(ui.modelSelector, model_choices(self.models))
         choices.fill(ui.presetSelector, preset_choices())
         choices.fill(ui.deviceSelector, device_choices())
@@ -64,7 +65,8 @@ class ModelSection:
         ui.modelFileEdit.visible = settings.model == FILE
         self._show_file(settings.model_file)
         choices.select(ui.presetSelector, preset_of(settings, self._presets))
-        ui.deviceText.text = device_text(self.devices, settings.device)
+        ui.deviceSelector.toolTip = device_text(self.devices, settings.device) or self._device_tip
+        ui.deviceText.text = device_trouble(self.devices, settings.device)
         ui.deviceText.visible = bool(ui.deviceText.text)
         self._enable(settings, inputs_of(input_nodes(parameters)))
 

@@ -22,6 +22,7 @@ class Tabs:
 
     def show_inspect(self) -> None:
         """Bring the tab Inspect to the front."""
+        self._leave_out()
         self._ui.tabs.setCurrentWidget(self._ui.inspectPage)
 
     def show_progress(self, fraction: Optional[float]) -> None:
@@ -34,8 +35,13 @@ class Tabs:
         for section in self._sections:
             if not collapsed and section is not opened:
                 section.collapsed = True
-        room = all(section.collapsed for section in self._sections)
-        self._ui.modelText.visible = self._ui.sampleButton.visible = room
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        """What is said of the model, and of the result on its own tab, only while no section is open."""
+        ui, closed = self._ui, all(section.collapsed for section in self._sections)
+        ui.modelText.visible = ui.sampleButton.visible = closed
+        ui.verdictText.visible = closed and bool(ui.verdictText.text)
 
     def _give_room(self, current: int) -> None:
         """Have the tab that is seen alone say how high it must be, and not the highest of them."""

@@ -65,7 +65,7 @@ def device_text(devices: Optional[Mapping[str, Mapping[str, Any]]], choice: str)
     best = next((name for name in ("cuda", "mps", "cpu") if name in devices), "cpu")
     device = devices.get(best if choice == "auto" else choice)
     if device is None:
-        return _("This computer has no {device} device that torch can use.").format(device=choice.upper())
+        return _absent(choice)
     return _memory_text(str(device.get("name", choice)), device) + _need_text(devices.get("cpu", {}))
 
 
@@ -78,10 +78,29 @@ def _memory_text(name: str, device: Mapping[str, Any]) -> str:
 
 def _need_text(cpu: Mapping[str, Any]) -> str:
     """What this registration needs, of the computer's memory, and whether it is there."""
-    needed, free = cpu.get("needed_gib"), cpu.get("free_gib")
+    needed = cpu.get("needed_gib")
     if needed is None:
         return ""
     text = "\n" + _("This registration needs about {needed} GiB of memory.").format(needed=f"{needed:.1f}")
-    if free is not None and needed > free:
-        text += " " + _("That is more than is free: choose a coarser working spacing under Advanced.")
-    return text
+    return f"{text} {_too_much()}" if _is_scarce(cpu) else text
+
+
+def device_trouble(devices: Optional[Mapping[str, Mapping[str, Any]]], choice: str) -> str:
+    """What stands against a choice: there is no such device, or not enough memory; empty if nothing does."""
+    if devices and choice not in ("auto", *devices):
+        return _absent(choice)
+    cpu = (devices or {}).get("cpu", {})
+    return _need_text(cpu).strip() if _is_scarce(cpu) else ""
+
+
+def _absent(choice: str) -> str:
+    return _("This computer has no {device} device that torch can use.").format(device=choice.upper())
+
+
+def _is_scarce(cpu: Mapping[str, Any]) -> bool:
+    needed, free = cpu.get("needed_gib"), cpu.get("free_gib")
+    return needed is not None and free is not None and bool(needed > free)
+
+
+def _too_much() -> str:
+    return _("That is more than is free: choose a coarser working spacing under Advanced.")

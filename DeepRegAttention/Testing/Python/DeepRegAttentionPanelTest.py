@@ -151,14 +151,14 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertIn("1 of", self.ui.placeText.text)
 
     def _check_tabs_fit(self) -> None:
-        say("every tab fits a window of 1500x950, whichever section is open, when the data probe below is closed")
+        say("every tab fits a window of 1500x950, whichever section is open, with all that Inspect has to choose")
         window = slicer.util.mainWindow()
-        for probe in slicer.util.findChildren(window, className="ctkCollapsibleButton", text="Data Probe"):
-            probe.collapsed = True
         window.resize(1500, 950)
         area = self.ui.tabs
         while area is not None and area.className() != "QScrollArea":
             area = area.parent()
+        for selector, value in ((self.ui.overlaySelector, "jacobian"), (self.ui.deformationSelector, "grid")):
+            selector.setCurrentIndex(selector.findData(value))
         sections = (self.ui.guidanceSection, self.ui.advancedSection, self.ui.outputsSection, self.ui.logSection)
         for page in range(self.ui.tabs.count):
             self.ui.tabs.setCurrentIndex(page)
@@ -168,6 +168,8 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
                 self.assertEqual(area.verticalScrollBar().maximum, 0, f"{page} {section.name}")
                 self.assertEqual([other for other in sections if not other.collapsed], [section])
                 section.collapsed = True
+        for selector in (self.ui.overlaySelector, self.ui.deformationSelector):
+            selector.setCurrentIndex(0)
 
     def _check_worst_places(self, result) -> None:
         from DeepRegAttentionLib.scene.places import places_of, point_of
