@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from DeepRegAttentionLib.cli import app
-from DeepRegAttentionLib.cohort import series_study
+from DeepRegAttentionLib.cohort import atlases, series_study, template_study
 from DeepRegAttentionLib.cohort.frames import Series, read_series, write_series
 from DeepRegAttentionLib.cohort.mean_shape import Parts, inverse, written_out
 from DeepRegAttentionLib.cohort.pairs import Settings
@@ -22,7 +23,8 @@ from DeepRegAttentionLib.engine.result import write_transform
 from helpers.cohort import GRIDS, linear, moved, points, waves
 from helpers.cohort_work import workers_here
 from helpers.images import blob_image
-from test_atlases import labels_of, rows_of
+from helpers.places import REPOSITORY
+from test_atlases import labels_of, rows_of, written
 from typer.testing import CliRunner
 
 # From the points of frame 0 to those of each frame.
@@ -159,6 +161,48 @@ def test_what_is_no_series_is_refused_in_a_sentence(beats, tmp_path, knowing, mo
     monkeypatch.setattr(Knowing, "failing", "002_to_001")
     with pytest.raises(RegistrationError, match=r"could not be registered \(002_to_001\): Too dark\."):
         study(tmp_path, beats / "beats.nii.gz").run()
+
+
+class Standing:
+    """Takes the place of a cohort: nothing is moved."""
+
+    def __init__(self, pairs, settings, folder, where=None, work=None) -> None:
+        self._pairs, self._folder = pairs, folder
+
+    def __iter__(self):
+        for pair in self._pairs:
+            folder = self._folder / "pairs" / pair.name
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("transform", "inverse_transform"):
+                write_transform(sitk.Transform(3, sitk.sitkIdentity), folder / f"{name}.h5")
+            fixed = sitk.ReadImage(pair.inputs.fixed)
+            sitk.WriteImage(sitk.Resample(sitk.ReadImage(pair.inputs.moving), fixed), str(folder / "warped.nii.gz"))
+            if pair.inputs.labels:
+                drawn = sitk.Resample(
+                    sitk.ReadImage(pair.inputs.labels), fixed, sitk.Transform(), sitk.sitkNearestNeighbor
+                )
+                sitk.WriteImage(drawn, str(folder / "warped_labels.nii.gz"))
+            yield Outcome(pair, DONE, folder)
+
+
+def test_what_the_page_says_of_python_is_true(beats, tmp_path, monkeypatch, capsys):
+    for module in (atlases, series_study, template_study):
+        monkeypatch.setattr(module, "Cohort", Standing)
+    monkeypatch.chdir(tmp_path)
+    lines = ["name,image,labels"]
+    for number in range(3):
+        case = written(tmp_path, f"c{number}", size=(24, 22, 20), spacing=(2.5, 2.5, 2.5), shift=(number, 0.0, 0.0))
+        lines.append(f"{case.name},{case.image},{case.labels}")
+    (tmp_path / "images.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "beats.nii.gz").write_bytes((beats / "beats.nii.gz").read_bytes())
+    page = (REPOSITORY / "docs" / "cohorts.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "SeriesStudy" in block)
+    exec(compile(code, "cohorts.md", "exec"), {"__name__": "__main__"})
+    said = capsys.readouterr().out.splitlines()
+    # Where nothing moves, one turn is enough.
+    assert len(said) == 6 + 3 + 2 + 1
+    assert said[6].startswith("c0 0.")
+    assert (tmp_path / "template" / "template.nii.gz").exists()
 
 
 def test_each_registration_is_planned_once():

@@ -152,7 +152,9 @@ def test_without_labels_there_is_no_atlas(study):
     assert "pairwise" not in Knowing.calls
 
 
-def test_two_images_of_one_name_are_refused(cases, tmp_path):
+def test_too_few_images_and_two_of_one_name_are_refused(cases, tmp_path):
+    with pytest.raises(ImageError, match=r"at least 3 images; there are 2\."):
+        TemplateStudy(cases[:2], Settings(), tmp_path)
     with pytest.raises(OptionError, match="have one name"):
         TemplateStudy([*cases, cases[0]], Settings(), tmp_path)
 

@@ -126,6 +126,13 @@ class TemplateStudy:
         Sees the outcomes of registrations pass.
     left_out : mapping of str to str
         Images that cannot be used, and why; known once it has begun.
+
+    Raises
+    ------
+    ImageError
+        There are fewer than three images.
+    OptionError
+        Two have one name.
     """
 
     images: Sequence[ImageFiles]
@@ -138,6 +145,8 @@ class TemplateStudy:
 
     def __post_init__(self) -> None:
         self.settings = replace(self.settings, options=replace(self.settings.options, maps=False))
+        if len(self.images) < FEWEST:
+            raise ImageError(f"A template needs at least {FEWEST} images; there are {len(self.images)}.")
         names = [folder_name(image.name).lower() for image in self.images]
         if len(set(names)) < len(names):
             raise OptionError("Two images of the cohort have one name; a table can give them names.")
