@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,7 @@ def test_what_forms_no_pairs_is_refused(tmp_path):
         LabelFusion([atlas], [atlas], how, tmp_path / "study")
     other = written(tmp_path / "other", "a")
     third = written(tmp_path / "third", "b")
+    assert LabelFusion([replace(third, name="../b c")], [atlas], how, tmp_path / "study").targets[0].name == "b_c"
     with pytest.raises(OptionError, match="Two targets are called “a”"):
         LabelFusion([atlas, other], [third], how, tmp_path / "study")
 

@@ -55,7 +55,7 @@ Template = Annotated[
 Turns = Annotated[
     Optional[int],
     typer.Option(
-        help="Deformable turns at most; fewer if hardly anything moves.  [default: 4]", rich_help_panel=_TEMPLATE
+        help="Deformable turns at most; fewer if hardly anything moves.", rich_help_panel=_TEMPLATE, show_default="4"
     ),
 ]
 TemplateSpacing = Annotated[
@@ -122,6 +122,7 @@ def cohort(
     """Register many pairs, several at a time; write a result folder for each and one table (needs the extra “cohort”).
 
     The page index.html shows all of them; “deepreg-attention view STUDY” opens each with one click and saves marks.
+    With --template, make the unbiased average of images and the atlas of their labels instead.
 
     What is complete is never done twice: start the same command again to go on, or to add what has changed.
     """

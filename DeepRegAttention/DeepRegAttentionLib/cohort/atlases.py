@@ -26,7 +26,7 @@ from ..engine.result_folder import read_metrics
 from .cluster import Where
 from .fusion import Fusion, FusionOptions, carried, fuse
 from .ledger import Cell
-from .pairs import Pair, Settings, repeated_name, with_unique_names
+from .pairs import Pair, Settings, folder_name, repeated_name, with_unique_names
 from .plan import pair_of
 from .products import Products, owned, write_image, write_metrics, write_table
 from .provenance import how
@@ -133,14 +133,16 @@ class LabelFusion:
         options: Optional[FusionOptions] = None,
         where: Where = Where(),  # noqa: B008  (it is frozen)
     ) -> None:
-        self.targets = targets
+        self.targets = [replace(target, name=folder_name(target.name)) for target in targets]
         self.atlases = with_labels(atlases)
         require_alike(self.atlases)
         self._settings, self._folder = settings, folder
         self._options, self._where = options or FusionOptions(), where
         self._plan = self._planned()
         self.pairs = [pair for each in self._plan.values() for _, pair in each]
-        if twice := repeated_name([Pair(target.name, pair.inputs) for target in targets for pair in self.pairs[:1]]):
+        if twice := repeated_name(
+            [Pair(target.name, pair.inputs) for target in self.targets for pair in self.pairs[:1]]
+        ):
             raise OptionError(f"Two targets are called “{twice}”; a table can give them names.")
         if not self.pairs:
             raise OptionError("No atlas is left for the targets: none has a vote on itself.")

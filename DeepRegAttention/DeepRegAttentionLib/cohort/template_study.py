@@ -173,7 +173,8 @@ class TemplateStudy:
             for turn in self._turns(usable, products):
                 turns.append(turn)
                 yield turn
-            self._publish(turns, self._pairwise(usable))
+            self._publish(turns)
+            self._summarise(turns[-1], self._pairwise(usable))
 
     def last(self) -> Turn:
         """The last turn, after :meth:`run`."""
@@ -254,8 +255,8 @@ class TemplateStudy:
         found = (o.metrics.get("labels", {}).get("after", {}).get("mean_dice") for o in outcomes)
         return [value for value in found if value is not None]
 
-    def _publish(self, turns: Sequence[TurnSummary], pairwise: Sequence[float]) -> None:
-        """The images of the last turn, the table and the summary, each in one step."""
+    def _publish(self, turns: Sequence[TurnSummary]) -> None:
+        """The images of the last turn and the table, each in one step."""
         last = turns[-1]
         with writable(self.folder):
             for name in IMAGES:
@@ -265,6 +266,8 @@ class TemplateStudy:
                     shutil.copyfile(last.folder / file, self.folder / f".{file}")
                     (self.folder / f".{file}").replace(self.folder / file)
         write_table([_row(turn) for turn in turns], self.folder / TABLE)
+
+    def _summarise(self, last: TurnSummary, pairwise: Sequence[float]) -> None:
         summary = {
             **{key: value for key, value in last.metrics.items() if key != "turn"},
             "turns": last.number,
@@ -412,7 +415,8 @@ def _of_subject(folder: Path, subject: ImageFiles) -> Path:
 
 
 def _called(name: str) -> str:
-    return {"linear-1": "linear, 1", "linear-2": "linear, 2", PAIRWISE: "direct"}.get(name, f"turn {name}")
+    called = {"linear-1": "aligned", "linear-2": "aligned again", PAIRWISE: "registered directly"}
+    return called.get(name, f"registered in turn {name}")
 
 
 def _row(turn: TurnSummary) -> dict[str, Any]:
