@@ -127,6 +127,12 @@ class DeepRegAttentionLogic(ScriptedLoadableModuleLogic):
 
         return register(self.registrations, fixedNode, movingNode, **how)
 
+    def correct(self, result: Any, corrections: Any) -> Any:
+        """Put a result right by pairs of points: see :func:`DeepRegAttentionLib.panel.scripting.correct`."""
+        from DeepRegAttentionLib.panel.scripting import correct
+
+        return correct(self.registrations, result, corrections)
+
 
 class DeepRegAttentionTest(ScriptedLoadableModuleTest):
     """What “Reload and Test” runs, also where the module is installed; the full self-tests are in Testing/Python."""

@@ -9,13 +9,15 @@ from typing import Any, Callable, Optional
 import qt
 import slicer
 
-from ..engine.errors import RegistrationError
+from ..engine.errors import CorrectionError, RegistrationError
 from ..jobs import messages
 from ..jobs.batch import PATIENCE_MS, Batch
 from ..jobs.client import WorkerClient
-from ..scene.results import Result
+from ..scene.correction_lines import fit_lines
+from ..scene.results import Result, inputs_of_result
 from ..terms.presets import preset_settings
 from ..terms.settings import Outputs
+from .corrections import Corrections, Pair
 from .registration import Registration, Registrations, Request
 from .worker_process import QtProcess, end_shared_client, shared_client
 
@@ -135,6 +137,47 @@ def register(
     return _wait(registration) if wait else registration
 
 
+def correct(registrations: Registrations, result: Result, corrections: Sequence[Pair]) -> Result:
+    """Put a result right by points that a person knows; the window answers meanwhile.
+
+    Parameters
+    ----------
+    registrations : Registrations
+        What is under way there is waited for.
+    result : Result
+        Its nodes change in place; of any registration in the scene, also of one that was loaded.
+    corrections : sequence of (point, point)
+        All that there are to be: a point of the fixed volume, and where the same anatomy lies in the moving one, world
+        RAS mm. To take one back, give the others; with none the result is as it was found.
+
+    Returns
+    -------
+    Result
+        The same one.
+
+    Raises
+    ------
+    RegistrationError
+        A volume of the result is gone, or a correction cannot be made; the sentence says why.
+    """
+    nodes = inputs_of_result(result)
+    if result.transform is None or not {"fixed", "moving"} <= set(nodes):
+        raise CorrectionError("The result cannot be corrected without its two volumes and its transform.")
+    under_way = Corrections(result, nodes, registrations.client)
+    sentences: list[str] = []
+    under_way.failed.connect(sentences.append)
+    try:
+        under_way.apply(corrections)
+        while under_way.busy:
+            _look_after_the_window()
+    finally:
+        under_way.drop()
+    if sentences:
+        raise CorrectionError(sentences[0])
+    fit_lines(result)
+    return result
+
+
 def _connect(
     registration: Registration, done: Optional[Done], progress: Optional[Callable[[messages.Event], None]]
 ) -> None:
@@ -146,9 +189,13 @@ def _connect(
 
 def _wait(registration: Registration) -> Result:
     while not registration.has_ended:
-        slicer.app.processEvents()
-        time.sleep(0.01)
+        _look_after_the_window()
     if registration.error is not None:
         raise registration.error
     assert registration.result is not None
     return registration.result
+
+
+def _look_after_the_window() -> None:
+    slicer.app.processEvents()
+    time.sleep(0.01)

@@ -41,6 +41,24 @@ class DeepRegAttentionScriptingTest(ScriptedLoadableModuleTest):
         np.testing.assert_allclose(back, self.centre + SHIFT, atol=1.5)
         self.assertEqual(files_left(), [])
 
+    def test_it_corrects(self) -> None:
+        say("correct() puts a result right in place, and takes it back")
+        logic = DeepRegAttentionLogic()
+        result = logic.register(self.fixed, self.moving, **HOW)
+        warped, uncorrected = result.warped, moved(result.inverse, tuple(self.centre))
+        fixed, moving = self.centre, self.centre + SHIFT + (2.0, -1.0, 1.0)
+        self.assertIs(logic.correct(result, [(fixed, moving)]), result)
+        found = result.transform.GetTransformFromParent().TransformPoint(*fixed)
+        np.testing.assert_allclose(found, moving, atol=0.01)
+        self.assertIs(result.warped, warped)
+        self.assertEqual(len(result.metrics["corrections"]), 1)
+        with self.assertRaisesRegex(Exception, "lies outside the fixed image"):
+            logic.correct(result, [(fixed + 1000, moving)])
+        logic.correct(result, [])
+        np.testing.assert_allclose(moved(result.inverse, tuple(self.centre)), uncorrected, atol=0.05)
+        self.assertNotIn("corrections", result.metrics)
+        self.assertEqual(files_left(), [])
+
     def test_it_calls_back(self) -> None:
         say("register(wait=False) returns at once and calls back")
         ended = []
