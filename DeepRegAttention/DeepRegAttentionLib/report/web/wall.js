@@ -114,7 +114,7 @@
     const made = element("article", { class: cardClass(pair), tabindex: 0, "data-name": pair.name },
       picture(pair), hasResult(pair) ? panels() : null,
       element("div", { class: "said" },
-        element("h2", {}, element("span", { class: "grade" }, about.title), pair.name,
+        element("h2", {}, element("span", { class: "grade" }, about.title), ...breakable(pair.name),
           pair.group ? element("span", { class: "group" }, ` · ${pair.group}`) : null),
         element("p", {}, pair.sentence), numbers(pair)),
       actions(pair));
@@ -122,6 +122,9 @@
     made.addEventListener("keydown", (event) => press(event, pair, made));
     return made;
   }
+
+  /* A long name goes on in a new line behind an underscore. */
+  const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
 
   const cardClass = (pair) => (pair.mark ? `card is-${pair.mark}` : "card");
 
