@@ -5,8 +5,8 @@
 
 ``overhead`` does nothing with each pair but what a study needs (a folder, a record, a row); the memory of this process,
 client and scheduler together, is written down along the way. ``throughput`` registers the pairs that a model reports
-on once one after the other in this process with all cores, models loaded, and once as a cohort; seconds of processors
-can be compared on a computer that does other things, too.
+on: once as many at a time as a cohort does, in processes of their own that have loaded the model, and once as a cohort.
+Seconds of processors can be compared on a computer that does other things, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -80,22 +84,43 @@ def throughput(data: Path, task: str, count: int) -> None:
     _, cases = reporting_pairs(TASKS[task], data, count)
     pairs = [pair_of(fixed, moving) for fixed, moving in cases]
     options = RegistrationOptions(model=TASKS[task], prealign="centre")
-    prepare_process()
     plan = share_out(Where(), pairs, options)
     with tempfile.TemporaryDirectory() as folder:
-        alone(pairs[0], options, Path(folder) / "warm")
-        with Cost() as one:
-            for pair in pairs:
-                alone(pair, options, Path(folder) / pair.name)
-        with Cost() as many:
-            ends = [seconds for _, seconds in timed(Cohort(pairs, Settings(options), Path(folder) / "study"))]
+        seconds, worked = kept_busy(pairs, replace(options, threads=plan.threads), plan.workers, Path(folder))
+        with Cost() as cohort:
+            ends = [end for _, end in timed(Cohort(pairs, Settings(options), Path(folder) / "study"))]
         failed = len(pairs) - len(list((Path(folder) / "study" / "pairs").iterdir()))
-    later = len(pairs) - plan.workers
-    print(f"{task}, {len(pairs)} pairs, {failed} without a result")
-    print(f"one after the other, models loaded: {one.text}, {one.seconds / len(pairs):.2f} s a pair")
-    print(f"cohort with {plan.workers} workers of {plan.threads} threads: {many.text}, start and end included;")
-    print(f"{(ends[-1] - ends[plan.workers - 1]) / later:.2f} s a pair once each worker has done one")
-    print(f"a worker at most {many.peak_gib:.2f} GiB, estimated {largest_need(pairs, options):.2f} GiB")
+    each = (ends[-1] - ends[plan.workers - 1]) / (len(pairs) - plan.workers)
+    print(
+        f"{task}, {len(pairs)} pairs, {failed} without a result, {plan.workers} at a time, {plan.threads} threads each"
+    )
+    print(f"single registrations, models loaded: {seconds / len(pairs):.2f} s a pair, {worked:.1f} s of processors")
+    print(f"cohort: {each:.2f} s a pair once each worker has done one, {cohort.worked:.1f} s of processors in all;")
+    print(f"{cohort.seconds:.1f} s from start to end instead of {seconds:.1f} s without either")
+    print(f"a worker at most {cohort.peak_gib:.2f} GiB, estimated {largest_need(pairs, options):.2f} GiB")
+
+
+def kept_busy(pairs: list[Pair], options: RegistrationOptions, at_a_time: int, folder: Path) -> tuple[float, float]:
+    """Seconds, and those of processors, of single registrations in so many processes that have done one before."""
+    given = (options, folder, pairs[0])
+    with ProcessPoolExecutor(at_a_time, get_context("spawn"), initializer=begin, initargs=given) as pool:
+        # None is begun before each process is ready.
+        list(pool.map(time.sleep, [2.0] * at_a_time))
+        begun = time.perf_counter()
+        worked = sum(pool.map(partial(alone, options, folder), pairs))
+        return time.perf_counter() - begun, worked
+
+
+def begin(options: RegistrationOptions, folder: Path, pair: Pair) -> None:
+    prepare_process(options.threads)
+    alone(options, folder, pair)
+
+
+def alone(options: RegistrationOptions, folder: Path, pair: Pair) -> float:
+    """As ``register`` does, from files to files; returns seconds of processors."""
+    begun = time.process_time()
+    register_case(read_case(pair.inputs.to_dict(), options), options).save(folder / f"{pair.name}-{os.getpid()}")
+    return time.process_time() - begun
 
 
 class Cost:
@@ -114,10 +139,6 @@ class Cost:
         self._ended.set()
         self._watch.join()
 
-    @property
-    def text(self) -> str:
-        return f"{self.seconds:.1f} s, {self.worked:.1f} s of processors"
-
     def _look(self) -> None:
         me = os.getpid()
         while not self._ended.wait(0.2):
@@ -131,11 +152,6 @@ def processor_seconds() -> float:
     """Of this process and of those that it has started and that have ended."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(used.ru_utime + used.ru_stime for used in both)
-
-
-def alone(pair: Pair, options: RegistrationOptions, folder: Path) -> None:
-    """As ``register`` does, from files to files."""
-    register_case(read_case(pair.inputs.to_dict(), options), options).save(folder)
 
 
 def memory_gib(process: object, what: str = "VmRSS") -> float:
