@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.cli.cohort import show_progress, summary
 from DeepRegAttentionLib.cohort import cluster
@@ -207,6 +208,20 @@ def test_workers_are_as_many_as_memory_cores_and_pairs_allow(cores, free, pairs,
     monkeypatch.setattr("DeepRegAttentionLib.engine.hardware.list_devices", lambda: {"cpu": Device("cpu", free, 64.0)})
     plan = share_out(Where(), [Pair("p", Inputs())] * pairs, ALONE)
     assert (plan.workers, plan.threads) == expected
+
+
+def test_a_worker_needs_more_for_larger_images_and_for_structures(tmp_path, make_image):
+    pairs = {}
+    for name, size in (("small", (30, 30, 30)), ("large", (100, 100, 90))):
+        path = tmp_path / f"{name}.nrrd"
+        sitk.WriteImage(make_image(size), str(path))
+        pairs[name] = Pair(name, Inputs(str(path), str(path)))
+        pairs[f"{name} labels"] = Pair(name, Inputs(str(path), str(path), labels=str(path)))
+    needs = {name: cluster.largest_need([pair], ALONE) for name, pair in pairs.items()}
+    assert 0.5 < needs["small"] < 1 < needs["large"] < needs["large labels"]
+    assert cluster.largest_need([pairs["small"], pairs["large"]], ALONE) == needs["large"]
+    missing = Pair("none", Inputs(str(tmp_path / "none.nrrd"), str(tmp_path / "none.nrrd")))
+    assert 0.5 < cluster.largest_need([missing], ALONE) < 5
 
 
 @pytest.mark.parametrize(
