@@ -164,8 +164,8 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
             self.ui.tabs.setCurrentIndex(page)
             for section in sections if page == 0 else sections[:1]:
                 section.collapsed = False
-                settle(0.2)
-                self.assertEqual(area.verticalScrollBar().maximum, 0, f"{page} {section.name}")
+                what = f"tab {page} fits with {section.name}"
+                wait_until(lambda: area.verticalScrollBar().maximum == 0, what, 5)
                 self.assertEqual([other for other in sections if not other.collapsed], [section])
                 section.collapsed = True
         for selector in (self.ui.overlaySelector, self.ui.deformationSelector):
