@@ -266,19 +266,19 @@ def _force_arrows() -> Choice:
 
 
 def _look_into_3d_views() -> None:
-    """Have 3D views show all of what is in them: at first they look straight at an empty box."""
-    for node in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
-        camera = node.GetCamera()
-        if max(map(abs, camera.GetDirectionOfProjection())) > _STRAIGHT:
-            # Two of three slices would be seen from their edges.
-            camera.Azimuth(35)
-            camera.Elevation(25)
-            camera.OrthogonalizeViewUp()
+    """Have 3D views show all of what is in them, from a corner: at first they look straight at an empty box."""
     manager = slicer.app.layoutManager()
     for n in range(manager.threeDViewCount if manager is not None else 0):
         view = manager.threeDWidget(n).threeDView()
         view.resetFocalPoint()
+        # It turns to the nearest axis, too, from which two of three slices would be seen from their edges.
         view.resetCamera()
+    for node in slicer.util.getNodesByClass("vtkMRMLCameraNode"):
+        camera = node.GetCamera()
+        if max(map(abs, camera.GetDirectionOfProjection())) > _STRAIGHT:
+            camera.Azimuth(35)
+            camera.Elevation(25)
+            camera.OrthogonalizeViewUp()
 
 
 def _shortcut(button: qt.QPushButton) -> Optional[qt.QShortcut]:
