@@ -9,7 +9,7 @@
   const RANK = { fail: 1, review: 2, "": 3, pass: 4 };
   const PAGE = 60, BINS = 30;
   const view = { grades: new Set(), mark: "", group: "", text: "", sort: "look", ranges: new Map(), shown: PAGE };
-  let live = false, found = [], toastTimer = 0, sending = Promise.resolve();
+  let live = false, found = [], toastTimer = 0, sending = Promise.resolve(), unsaved = 0;
 
   // Elements
 
@@ -223,12 +223,13 @@
   function save(pair, said) {
     const before = { mark: pair.mark, comment: pair.comment };
     const show = (marks) => { Object.assign(pair, marks); showMark(pair); };
+    unsaved += 1;
     show(said);
     sending = sending.then(() => send(pair, said)).catch((error) => {
       show(before);
       const silent = error instanceof TypeError || error instanceof SyntaxError;
       say(silent ? "Not saved: the viewer does not answer." : error.message, true);
-    });
+    }).then(() => { unsaved -= 1; countMarks(); });
   }
 
   async function send(pair, said) {
@@ -260,7 +261,8 @@
 
   function countMarks() {
     const marked = pairs.filter((pair) => pair.mark).length;
-    document.getElementById("marked").textContent = marked ? `· ${marked} marked` : "";
+    const said = [marked && `· ${marked} marked`, unsaved && "· saving …"];
+    document.getElementById("marked").textContent = said.filter(Boolean).join(" ");
   }
 
   // Head, filters, distributions, outliers
@@ -439,5 +441,7 @@
     countMarks();
   }
 
+  // Whoever leaves before the last mark is saved is asked.
+  window.addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
   start();
 })();
