@@ -13,10 +13,12 @@ from error_fit import Places, judged_places, of_kind
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 from truths import METHODS, MOVED, known, model_of
 
 FIGURE = Path(__file__).resolve().parents[2] / "Resources" / "expected_error.png"
 _BINS = 8
+_TICKS_MM = (0.2, 0.5, 1, 2, 5, 10, 20)
 _MAPS = ("fixed image", "true error", "expected error", "bound at 90 %")
 
 
@@ -60,6 +62,10 @@ def _name_curves(size: Axes, share: Axes) -> None:
     share.axhline(100 * CONFIDENCE, color="0.6", lw=0.8, ls="--")
     size.set(xscale="log", yscale="log", ylabel="true error, median, mm")
     share.set(xscale="log", xlabel="expected error, mm", ylabel="within the bound, %", ylim=(60, 100))
+    for axis in (share.xaxis, size.xaxis, size.yaxis):
+        axis.set_major_locator(FixedLocator(_TICKS_MM))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     size.legend(fontsize=7, frameon=False)
 
 

@@ -17,16 +17,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from DeepRegAttentionLib.engine.deform import loaded_network
+from DeepRegAttentionLib.engine.similarity import box_mean
 from DeepRegAttentionLib.engine.trust.predictor import ANY, CONFIDENCE, Predictor, surroundings
 from DeepRegAttentionLib.engine.trust.signs import Signs, coarseness, find_signs
 from torch import Tensor, nn
-from truths import BORDER, ROLES, Known, Trial, keep, known, model_of, trials
+from truths import BORDER, ROLES, WRONG, Known, Trial, keep, known, model_of, trials
 
 _PLACES = 3000
-_UNITS, _STEPS, _BATCH = 24, 1500, 1024
+_UNITS, _STEPS, _BATCH = 24, 1200, 1024
 _RATE, _DECAY, _NOISE = 5e-3, 0.1, 0.2
-# What a pair with structures counts beside one with a known deformation.
-_BORDER_WEIGHT = 1.0
+# What a pair with structures, and an answer that is wrong on purpose, count beside one with a known deformation.
+_WEIGHTS = {BORDER: 1.0, WRONG: 0.3}
 # An error is not told from none below this, voxels.
 _SMALLEST = 0.05
 
@@ -56,6 +57,8 @@ def observe(trial: Trial, folder: Path) -> Places:
     """Some places where the error is known and there is anything."""
     signs, error, spacing_mm = seen(trial, folder)
     values, errors = surroundings(signs)[0], error[0, 0] / spacing_mm
+    if trial.kind == BORDER:
+        errors = mean_of_patches(errors)
     where = torch.nonzero(errors.isfinite() & (signs.there[0, 0] > 0.5))
     where = where[torch.randperm(len(where), generator=torch.Generator().manual_seed(0))[:_PLACES]]
     k, j, i = where.T
@@ -75,6 +78,13 @@ def seen(trial: Trial, folder: Path) -> tuple[Signs, Tensor, float]:
     with np.load(path) as file:
         values, there, error = (torch.from_numpy(file[name]).float() for name in ("values", "there", "error"))
         return Signs(values, there), error, float(file["spacing"])
+
+
+def mean_of_patches(errors: Tensor) -> Tensor:
+    """Where an error is known ``(k, j, i)``, the mean of those in three places along each axis, as hands differ."""
+    there = errors.isfinite()
+    total, share = (box_mean(part[None, None], 3)[0, 0] for part in (errors.nan_to_num(), there.float()))
+    return torch.where(there, total / share, torch.nan)
 
 
 def coarse_error(result: Known) -> Tensor:
@@ -131,8 +141,8 @@ def fit(parts: Sequence[Places], steps: int, begun: Optional[Learned] = None) ->
     torch.manual_seed(0)
     values, errors = torch.cat([part.values for part in parts]), torch.cat([part.logarithms for part in parts])
     border = torch.cat([torch.full_like(part.errors, part.trial.kind == BORDER) for part in parts])
-    weight = torch.cat([torch.full_like(part.errors, 1 / len(part.errors)) for part in parts])
-    weight = weight * (1 + border * (_BORDER_WEIGHT - 1))
+    shares = [_WEIGHTS.get(part.trial.kind, 1.0) / len(part.errors) for part in parts]
+    weight = torch.cat([torch.full_like(part.errors, share) for part, share in zip(parts, shares)])
     learned = Learned.nothing(values) if begun is None else copy.deepcopy(begun)
     descent = torch.optim.AdamW([*learned.layers.parameters(), learned.level], _RATE, weight_decay=_DECAY)
     rate = torch.optim.lr_scheduler.OneCycleLR(descent, _RATE, total_steps=steps)

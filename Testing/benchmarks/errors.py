@@ -16,7 +16,7 @@ from error_fit import Places, fitted, judged_places, of_kind, places_of
 from rich.console import Console
 from rich.markdown import Markdown
 from scipy.stats import mannwhitneyu, spearmanr
-from truths import BORDER, FOREIGN, METHODS, MOVED
+from truths import BORDER, FOREIGN, METHODS, MOVED, WRONG
 
 LARGE_MM = 2.0
 NAMES = {"brain": "brains", "hippocampus": "hippocampi", "heart": "hearts"}
@@ -60,7 +60,7 @@ def tables(found: dict[str, dict[str, list[Places]]], predictors: dict[str, Pred
         "", "| anatomy | cases | expected mm, mean | true | within the bound |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for method, predictor, parts in judged:
-        for kind in (MOVED, FOREIGN):
+        for kind in (MOVED, FOREIGN, WRONG):
             for task, some in by_task(parts, kind):
                 expected, bound, errors = judged_places(some, predictor)
                 covered = f"{100 * np.mean(errors <= bound):.0f} %"
@@ -71,7 +71,8 @@ def tables(found: dict[str, dict[str, list[Places]]], predictors: dict[str, Pred
 def _head(method: str, task: str, parts: Sequence[Places]) -> str:
     name = "refinement alone" if method == "none" else f"`{method}`"
     own = NAMES[task] if task in METHODS[method] else f"*{NAMES[task]}*"
-    return f"| {name}, {own} | {len(parts)}"
+    wrong = ", wrong on purpose" if parts[0].trial.kind == WRONG else ""
+    return f"| {name}, {own}{wrong} | {len(parts)}"
 
 
 def by_task(parts: Sequence[Places], kind: str) -> Iterator[tuple[str, list[Places]]]:

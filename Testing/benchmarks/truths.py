@@ -42,7 +42,9 @@ METHODS = {
 """Each method, and the anatomies that it is made for."""
 
 ROLES = ("fit", "conform", "report")
-MOVED, BORDER, FOREIGN = "moved", "border", "foreign"
+MOVED, BORDER, FOREIGN, WRONG = "moved", "border", "foreign", "wrong"
+"""A known deformation; structures; a known deformation of anatomy that the method is not made for; an answer that no
+registration gave, wrong on purpose by up to some voxels."""
 
 _RECIPES = {"brain": "brain-t1-drivenmorph", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
 # A deformation varies over so many parts of the longest side; the strongest moves by a third of that, without a fold.
@@ -54,9 +56,12 @@ _CHANGES = Augmentation(
     blur=Chance(0.3, (0.3, 1.0)),
 )  # fmt: skip
 _DARK = 0.02
+# How far wrong answers are off.
+_VOXELS_OFF = (0.3, 8.0)
 # How many cases of each anatomy have each purpose, and how many pairs with structures fit and report. Where there are
 # fewer subjects each is moved several times.
-_CASES = {"brain": (12, 9, 8), "hippocampus": (30, 24, 24), "heart": (12, 24, 16)}
+_CASES = {"brain": (12, 9, 8), "hippocampus": (30, 24, 24), "heart": (24, 24, 16)}
+_WRONG = {"fit": 12, "conform": 0, "report": 4}
 _PAIRS = {"brain": 4, "hippocampus": 10, "heart": 10}
 # How many voxels around a structure its warped counterpart is looked for.
 _AROUND = 15
@@ -161,11 +166,14 @@ def trials(data: Path, method: str, role: str) -> Iterator[Trial]:
     """What is registered by a method for a purpose."""
     subjects, own = Subjects(data), METHODS[method]
     for task in own:
-        moved, bordered = ((-(-n // 3) if len(own) > 1 else n) for n in (_CASES[task][ROLES.index(role)], _PAIRS[task]))
+        share = len(own)
+        moved, bordered = (-(-n // share) for n in (_CASES[task][ROLES.index(role)], _PAIRS[task]))
         cases = subjects.of(task, role, moved)
         for n in range(moved):
             case = cases[n % len(cases)]
             yield Trial(method, role, MOVED, task, case, case, seed=n // len(cases))
+        for n in range(_WRONG[role] // share):
+            yield Trial(method, role, WRONG, task, cases[n % len(cases)], cases[n % len(cases)], seed=n)
         if role != "conform":
             yield from (Trial(method, role, BORDER, task, *pair) for pair in subjects.pairs(task, role, bordered))
     for task in _RECIPES:
@@ -219,8 +227,9 @@ def registered(trial: Trial) -> Known:
         found = _deformed(pair, method, options)
         error = _across_borders(trial, linear, found, method.grid)
     else:
-        pair, truth = moved(pair, np.random.default_rng([trial.seed, *trial.fixed.name.encode()]), trial.method)
-        found = _deformed(pair, method, options)
+        random = np.random.default_rng([trial.seed, *trial.fixed.name.encode()])
+        pair, truth = moved(pair, random, trial.method)
+        found = _wrong(truth, random) if trial.kind == WRONG else _deformed(pair, method, options)
         error = method.grid.spacing[0] * (found - truth).norm(dim=1, keepdim=True)
         error[~_in_view(truth)] = torch.nan
     return Known(pair, found, error, method.grid.spacing[0])
@@ -258,6 +267,16 @@ def moved(pair: WorkingPair, random: np.random.Generator, method: str) -> tuple[
     if method == "any-contrast" and random.random() < 0.5:
         images[1] = torch.where(images[1] > _DARK, (1.05 - images[1]).clamp(_DARK, 1), images[1])
     return WorkingPair(images[0], images[1]), back
+
+
+def _wrong(truth: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """A part of the way to the truth, and beside it by up to some voxels, everywhere alike or here and there."""
+    reach = max(2.0, _SCALES[0] * max(truth.shape[2:]))
+    generator = torch.Generator().manual_seed(int(random.integers(2**31)))
+    beside = smooth_noise(3, truth.shape[2:], reach, generator)
+    if random.random() < 0.5:
+        beside = torch.from_numpy(random.normal(size=(1, 3, 1, 1, 1))).float().expand_as(truth)
+    return random.uniform() * truth + min(np.exp(random.uniform(*np.log(_VOXELS_OFF))), reach / 3) * beside
 
 
 def _in_view(truth: torch.Tensor) -> torch.Tensor:
