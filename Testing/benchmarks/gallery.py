@@ -60,7 +60,7 @@ def draw(path: Path = FIGURE) -> Path:
     """Write the figure: fixed, moving and warped image of each pair, its grade and why."""
     shown = list(pictures())
     lines = -(-len(shown) // _COLUMNS)
-    figure = Figure(figsize=(13, 2.15 * lines), dpi=90, layout="constrained")
+    figure = Figure(figsize=(13, 2.15 * lines), dpi=66, layout="constrained")
     FigureCanvasAgg(figure)
     for part, picture in zip(figure.subfigures(lines, _COLUMNS).ravel(), shown):
         _draw_one(part, picture)
