@@ -50,13 +50,13 @@ def cohort_of(around: Path, names: list[str], workers: int = 2) -> Cohort:
 
 
 def table(around: Path) -> dict[str, dict[str, str]]:
-    with (around / "study" / "cohort.csv").open(newline="") as file:
+    with (around / "study" / "cohort.csv").open(newline="", encoding="utf-8") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
 def logged(around: Path) -> Counter[str]:
     log = around / "log"
-    return Counter(log.read_text().splitlines() if log.exists() else [])
+    return Counter(log.read_text(encoding="utf-8").splitlines() if log.exists() else [])
 
 
 def require_true_and_tidy(around: Path, done: set[str], others: dict[str, str]) -> None:
@@ -71,7 +71,7 @@ def require_true_and_tidy(around: Path, done: set[str], others: dict[str, str]) 
     assert {path.name for path in (study / "pairs").iterdir()} == done
     for name in done:
         folder = study / "pairs" / name
-        record = json.loads((folder / "pair.json").read_text())
+        record = json.loads((folder / "pair.json").read_text(encoding="utf-8"))
         assert {path.name for path in folder.iterdir()} == {*record["files"], "pair.json"}
 
 
@@ -141,7 +141,7 @@ def alive(group: int) -> list[str]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            name, _, fields = stat.read_text().partition(") ")
+            name, _, fields = stat.read_text(encoding="utf-8").partition(") ")
             state, _, process_group = fields.split()[:3]
             if int(process_group) == group and state != "Z":
                 found.append(name)
@@ -168,13 +168,17 @@ def test_ctrl_c_ends_the_command_cleanly_and_the_same_command_goes_on(around):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     study = around / "study"
-    while not (
-        list(study.glob(".partial/*/second.1")) and (study / "cohort.csv").exists() and "first" in table(around)
-    ):
-        assert started.poll() is None
-        time.sleep(0.05)
-    os.killpg(started.pid, signal.SIGINT)
-    said, complained = started.communicate()
+    try:
+        while not (
+            list(study.glob(".partial/*/second.1")) and (study / "cohort.csv").exists() and "first" in table(around)
+        ):
+            assert started.poll() is None
+            time.sleep(0.05)
+        os.killpg(started.pid, signal.SIGINT)
+        said, complained = started.communicate()
+    except BaseException:
+        os.killpg(started.pid, signal.SIGKILL)
+        raise
     assert started.returncode == 130
     assert re.search(r"stopped after [01] of 2 pairs; the same command goes on with the others", complained)
     assert "Traceback" not in complained
@@ -227,7 +231,7 @@ def test_the_second_command_on_a_study_is_told_and_a_dead_owner_keeps_nothing(ar
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     with Lock(around / "study") as lock:
-        content = json.loads(lock.path.read_text())
+        content = json.loads(lock.path.read_text(encoding="utf-8"))
     (around / "study" / ".lock").write_text(json.dumps({**content, "process": dead.pid}))
     assert [outcome.state for outcome in cohort] == ["done"]
     require_true_and_tidy(around, {"first"}, {})

@@ -83,7 +83,7 @@ def test_turn_by_turn_a_template_with_its_atlas(study):
     assert [row["turn"] for row in table] == ["0", "1"]
     assert float(table[0]["dice_through"]) > 0.8
     assert float(table[1]["shift_mm"]) > 0.1
-    summary = json.loads((study.folder / "template.json").read_text())
+    summary = json.loads((study.folder / "template.json").read_text(encoding="utf-8"))
     assert (summary["turns"], summary["dice_pairwise"], summary["pairs_compared"]) == (1, 0.5, 4)
     template, labels, votes = (
         sitk.ReadImage(str(study.folder / f"{name}.nii.gz")) for name in ("template", "labels", "votes")
@@ -203,7 +203,7 @@ def test_the_command_makes_a_template_and_says_what_came_of_it(cases, tmp_path):
     assert "linear: 4 subjects, sharpness" in result.stdout
     assert "turn 1: 4 subjects, points moved" in result.stdout
     assert "registered directly; 4 pairs" in result.stdout
-    with (tmp_path / "study" / "registrations" / "1" / "cohort.csv").open(newline="") as file:
+    with (tmp_path / "study" / "registrations" / "1" / "cohort.csv").open(newline="", encoding="utf-8") as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["done"] * 4
 
 

@@ -86,7 +86,7 @@ def names(page: Any) -> list[str]:
 
 
 def marks(study: Path) -> dict[str, tuple[str, str]]:
-    with (study / "marks.csv").open(newline="") as file:
+    with (study / "marks.csv").open(newline="", encoding="utf-8") as file:
         return {row["name"]: (row["mark"], row["comment"]) for row in csv.DictReader(file)}
 
 
@@ -160,7 +160,7 @@ def test_marks_are_saved_in_the_viewer_and_stay_in_page_and_table(study: Path, c
         (study / "marks.csv").write_text(f"name,mark,comment\npair-14,bad,{ODD}\npair-05,good,\n")
     finally:
         server.stop()
-    with (study / "cohort.csv").open(newline="") as file:
+    with (study / "cohort.csv").open(newline="", encoding="utf-8") as file:
         found = {row["name"]: (row["mark"], row["comment"]) for row in csv.DictReader(file)}
     assert (found["pair-14"], found["pair-05"], found["pair-00"]) == (("bad", ODD), ("good", ""), ("", ""))
     page = open_page(context, (study / "index.html").as_uri())

@@ -45,7 +45,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def table(study: Path) -> dict[str, dict[str, str]]:
-    with (study / "cohort.csv").open(newline="") as file:
+    with (study / "cohort.csv").open(newline="", encoding="utf-8") as file:
         return {found["name"]: found for found in csv.DictReader(file)}
 
 
@@ -204,7 +204,7 @@ def test_table_and_page_are_brought_in_step_with_the_marks(study):
         ("bad", "look here"),
         ("", ""),
     ]
-    marked = data_of((study / "index.html").read_text())["pairs"][1]
+    marked = data_of((study / "index.html").read_text(encoding="utf-8"))["pairs"][1]
     assert (marked["mark"], marked["comment"]) == ("bad", "look here")
 
 
@@ -236,7 +236,7 @@ def test_the_page_is_written_now_and_then_and_not_for_every_pair(study, monkeypa
     monkeypatch.setattr("DeepRegAttentionLib.cohort.wall.write_wall", slow)
     wall, page = Wall(study, 9), study / "index.html"
     wall.keep_up()
-    assert data_of(page.read_text())["total"] == 9
+    assert data_of(page.read_text(encoding="utf-8"))["total"] == 9
     page.unlink()
     now[0] += 40
     wall.keep_up()

@@ -15,6 +15,9 @@ from .painting import Look, dim, grey, map_look, paint, show
 from .sections import Section
 from .views import Picture, Views, anatomy
 
+# Drawn with its arrows, by itself.
+_WITH_ARROWS = "driving_force_magnitude"
+
 
 def result_pictures(result: RegistrationResult, fixed: sitk.Image, moving: sitk.Image) -> list[Picture]:
     """Every picture that a result has something for, in the order of a report; maps it lacks are left out.
@@ -31,6 +34,7 @@ def result_pictures(result: RegistrationResult, fixed: sitk.Image, moving: sitk.
         *_image_pictures(views),
         *_map_pictures(views, Rule.DIFFERENCE),
         *_map_pictures(views, Rule.ERROR),
+        *_map_pictures(views, Rule.LENGTH),
         *grid_pictures(views),
         *jacobian_pictures(views),
         *force_pictures(views),
@@ -88,7 +92,7 @@ def _map_pictures(views: Views, rule: Rule) -> list[Picture]:
     """The maps whose colours are decided by a rule."""
     pictures = []
     for entry in offered(views.result.maps):
-        if entry.rule is not rule:
+        if entry.rule is not rule or entry.key == _WITH_ARROWS:
             continue
         image = views.result.maps[entry.key]
         look = map_look(entry, scale(entry.key, sitk.GetArrayViewFromImage(image)))
