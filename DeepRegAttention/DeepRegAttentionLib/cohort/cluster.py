@@ -40,6 +40,8 @@ _SETTINGS = {
     # How often a pair may take its worker with it is counted by the study, pair by pair.
     "distributed.scheduler.allowed-failures": 100,
     "distributed.comm.timeouts.connect": "20s",
+    # Nobody looks at the profile for which Dask stops the work a hundred times a second.
+    "distributed.worker.profile.enabled": False,
 }
 
 

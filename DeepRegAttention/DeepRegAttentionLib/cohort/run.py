@@ -154,7 +154,7 @@ class _Spread:
     def __init__(self, client: Client, plan: Plan, cohort: Cohort, study: Study, made_how: Mapping[str, Any]) -> None:
         self._client, self._plan, self._cohort = client, plan, cohort
         self._study, self._how = study, made_how
-        self._pairs: dict[str, Pair] = {}
+        self._pairs: dict[tuple[str, str], Pair] = {}
 
     def outcomes(self, pairs: Sequence[Pair]) -> Generator[Outcome, None, None]:
         """Each as it ends."""
@@ -184,7 +184,8 @@ class _Spread:
                 self._client.cancel(list(begun.futures), force=True)
 
     def _submit(self, pair: Pair) -> Promise:
-        key = f"{pair.name}-{self._study.token}"
+        # All of one kind: only then does the scheduler keep them until a worker is idle, and learn how long they take.
+        key = f"register-{self._study.token}", pair.name
         self._pairs[key] = pair
         work, settings = self._cohort.work, self._cohort.settings
         given = pair, settings, self._study, self._how, self._plan.threads
