@@ -22,6 +22,7 @@ import SimpleITK as sitk
 from DeepRegAttentionLib.cohort.ledger import ABOUT, read_rows
 from DeepRegAttentionLib.cohort.pairs import Settings
 from DeepRegAttentionLib.cohort.run import Cohort
+from DeepRegAttentionLib.cohort.time_left import TimeLeft
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.result import MAP_NAMES
@@ -42,7 +43,7 @@ from DeepRegAttentionLib.jobs.messages import (
 )
 from DeepRegAttentionLib.terms.inputs import Inputs
 from DeepRegAttentionLib.worker import process
-from DeepRegAttentionLib.worker.cohort_run import TimeLeft, pairs_of
+from DeepRegAttentionLib.worker.cohort_run import pairs_of
 from DeepRegAttentionLib.worker.memory import Memory
 from helpers.images import blob_image
 from helpers.places import MODULE

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from ..cohort.time_left import TimeLeft
 from ..engine.errors import CancelledError, OptionError
-from ..engine.options import RegistrationOptions
 from ..terms.wording import time_left
 from . import arguments as a
 from .console import ReadableErrors, messages, results, say
@@ -131,12 +130,11 @@ def cohort(
     from ..cohort.run import Cohort
     from ..cohort.source import find_images, planned
     from ..cohort.study import TABLE, WALL
-    from .settings import file_extension, read_options
+    from .settings import file_extension, options_of
     from .template import USUAL, make_template
 
     require_dask()
-    given = {f.name: context.params.get(f.name) for f in fields(RegistrationOptions)}
-    options = read_options(preset, given, USUAL if template else None)
+    options = options_of(context, USUAL if template else None)
     settings = Settings(options, file_extension(format), displacement, report)
     where = Where(scheduler, cluster, workers)
     if template:
@@ -188,8 +186,9 @@ class _Counting:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
         self._bars = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
         self._bar = self._bars.add_task("registering", total=count, left="")
-        self._count, self._kept = count, 0
-        self._begun = self._said = time.monotonic()
+        self._count = count
+        self._now = self._said = time.monotonic()
+        self._left = TimeLeft(count, lambda: self._now)
 
     def __enter__(self) -> _Counting:
         self._bars.start()
@@ -200,14 +199,12 @@ class _Counting:
 
     def show(self, seen: Counter[str], kept: bool) -> None:
         """Show what has ended; the last may be one that was found done, which says nothing of the others."""
-        done, text, now = sum(seen.values()), summary(seen), time.monotonic()
-        if kept:
-            self._kept, self._begun = done, now
-        each = None if kept else (now - self._begun) / (done - self._kept)
-        left = "" if each is None else time_left(each * (self._count - done), done / self._count)
+        self._now = time.monotonic()
+        done, text = sum(seen.values()), summary(seen)
+        left = time_left(self._left.after(kept), self._left.fraction)
         self._bars.update(self._bar, completed=done, description=text, left=left)
-        if not messages.is_terminal and now - self._said >= _LINE_EACH_S:
-            self._said = now
+        if not messages.is_terminal and self._now - self._said >= _LINE_EACH_S:
+            self._said = self._now
             line = "; ".join(part for part in (f"{done} of {self._count}: {text}", left) if part)
             messages.print(line, highlight=False, soft_wrap=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -59,10 +59,9 @@ def dirlab(
     The error is the distance in mm between T(T00 landmark) and its T50 landmark, over the 300 landmarks of a case:
     mean (standard deviation), once with T(x) as computed and once with T(x) snapped to the nearest voxel.
     """
-    from .settings import read_options
+    from .settings import options_of
 
-    given = {name: context.params[name] for name in context.params if name not in _OWN}
-    options = read_options(preset, {**given, "maps": False})
+    options = replace(options_of(context), maps=False)
     numbers = None if cases is None else _numbers(cases)
     with StageProgress() as progress, progress.stage("start"):
         from ..dirlab import evaluate_case, find_cases
@@ -78,10 +77,6 @@ def dirlab(
         _print_csv(found)
     else:
         results.print(results_table(found))
-
-
-_OWN = ("folder", "cases", "preset", "as_csv")
-"""The arguments of the command that are no options of a registration."""
 
 
 def _numbers(text: str) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,7 +11,6 @@ import typer
 from rich.progress import track
 
 from ..engine.errors import OptionError, UnreadableFileError
-from ..engine.options import RegistrationOptions
 from . import arguments as a
 from .cohort import Cluster, Images, Scheduler, Study, Workers, show_progress
 from .console import ReadableErrors, messages, readable_warnings, results, say
@@ -84,11 +83,10 @@ def fuse(
     """
     from ..cohort.cluster import Where, require_dask
     from ..cohort.pairs import Settings
-    from .settings import file_extension, read_options
+    from .settings import file_extension, options_of
 
     require_dask()
-    options = read_options(preset, {f.name: context.params.get(f.name) for f in fields(RegistrationOptions)})
-    settings = Settings(replace(options, maps=False), file_extension(format))
+    settings = Settings(replace(options_of(context), maps=False), file_extension(format))
     with readable_warnings():
         from ..cohort.atlases import TABLE, LabelFusion
         from ..cohort.fusion import FusionOptions

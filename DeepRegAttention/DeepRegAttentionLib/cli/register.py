@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -54,11 +53,11 @@ def register(
     """Register MOVING to FIXED; write the warped image, transforms, maps and measures to a folder."""
     from ..case import read_case
     from ..engine.result import require_writable
-    from .settings import file_extension, read_options
+    from .settings import file_extension, options_of
 
     given = context.params
     require_known(require)
-    options = read_options(preset, {field.name: given.get(field.name) for field in fields(RegistrationOptions)})
+    options = options_of(context)
     extension = file_extension(format)
     require_writable(output)
     with silent_libraries():

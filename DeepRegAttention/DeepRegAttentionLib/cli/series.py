@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from ..engine.options import RegistrationOptions
 from . import arguments as a
 from .cohort import Cluster, Scheduler, Study, Workers, show_progress
 from .console import ReadableErrors, readable_warnings, results, say
@@ -83,11 +81,10 @@ def series(
     """
     from ..cohort.cluster import Where, require_dask
     from ..cohort.pairs import Settings
-    from .settings import file_extension, read_options
+    from .settings import file_extension, options_of
 
     require_dask()
-    given = {f.name: context.params.get(f.name) for f in fields(RegistrationOptions)}
-    settings = Settings(read_options(preset, given, USUAL if to == "template" else None), file_extension(format))
+    settings = Settings(options_of(context, USUAL if to == "template" else None), file_extension(format))
     with readable_warnings():
         from ..cohort.series import SeriesOptions
         from ..cohort.series_study import KIND, RESULT, TABLE, SeriesStudy

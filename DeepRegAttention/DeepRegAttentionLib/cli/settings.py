@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Optional
+
+import typer
 
 from ..engine.errors import OptionError
 from ..engine.options import RegistrationOptions, registration_values
 from ..engine.result import EXTENSIONS
 from ..terms.presets import read_preset
+
+
+def options_of(context: typer.Context, usual: Optional[Mapping[str, Any]] = None) -> RegistrationOptions:
+    """What a command was called with; ``usual`` and errors as for :func:`read_options`."""
+    given = {field.name: context.params.get(field.name) for field in fields(RegistrationOptions)}
+    return read_options(context.params["preset"], given, usual)
 
 
 def read_options(

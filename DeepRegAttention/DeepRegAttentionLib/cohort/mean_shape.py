@@ -20,7 +20,15 @@ import torch
 from torch import Tensor
 
 from ..engine.fields import invert
-from ..engine.geometry import Grid, affine_matrix, displacement_transform, mm_to_voxels, to_tensor, voxels_to_mm
+from ..engine.geometry import (
+    Grid,
+    affine_matrix,
+    displacement_transform,
+    mm_to_voxels,
+    simple_transforms,
+    to_tensor,
+    voxels_to_mm,
+)
 
 # The inverse of the mean leads back this exactly, in voxels.
 _INVERSE_VOXELS = 5e-3
@@ -44,9 +52,7 @@ class Parts:
     @classmethod
     def of(cls, transform: sitk.Transform) -> Parts:
         """The linear transforms that act last, and the rest."""
-        chain = sitk.CompositeTransform(transform)
-        chain.FlattenTransform()
-        parts = [chain.GetNthTransform(n) for n in range(chain.GetNumberOfTransforms())]
+        parts = simple_transforms(transform)
         linear = np.eye(4)
         while parts and parts[0].IsLinear():
             linear = linear @ affine_matrix(parts.pop(0))

@@ -268,9 +268,7 @@ def _points(image: sitk.Image) -> np.ndarray:
     grid = Lattice.of(Grid.of(image), _POINTS).grid
     scaled = Scale.of(sitk.GetArrayViewFromImage(image), IntensityRecipe())(sample_image(image, grid, None))
     index = np.argwhere(foreground(scaled))[:, ::-1]
-    matrix = grid.index_to_point
-    points: np.ndarray = index @ matrix[:3, :3].T + matrix[:3, 3]
-    return points
+    return grid.points(index)
 
 
 def _distances(points: np.ndarray, others: np.ndarray) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import CorrectionError
-from .geometry import Grid, Lattice, mm_to_voxels
+from .geometry import Grid, Lattice, mm_to_voxels, simple_transforms
 from .guidance import Guidance, check_guidance
 from .intensity import IntensityRecipe, Scale
 from .models.files import find_model
@@ -111,25 +111,18 @@ def vectors(field: sitk.Image) -> Tensor:
 
 def first_field(transform: sitk.Transform) -> sitk.Image:
     """The displacements of a result's inverse transform, which come after its linear part."""
-    chain = _flat(transform)
-    field: sitk.Image = sitk.DisplacementFieldTransform(chain.GetNthTransform(0)).GetDisplacementField()
+    first = simple_transforms(transform)[0]
+    field: sitk.Image = sitk.DisplacementFieldTransform(first).GetDisplacementField()
     return field
 
 
 def _parts(transform: sitk.Transform) -> tuple[sitk.Transform, sitk.Image]:
     """The linear part and the displacements before it that a result's transform consists of."""
-    chain = _flat(transform)
-    parts = [chain.GetNthTransform(n) for n in range(chain.GetNumberOfTransforms())]
+    parts = simple_transforms(transform)
     if parts[-1].GetName() != "DisplacementFieldTransform":
         raise CorrectionError("The transform of the result holds no displacement on a grid, so it cannot be corrected.")
     linear = sitk.CompositeTransform(parts[:-1] or [sitk.Transform(3, sitk.sitkIdentity)])
     return linear, sitk.DisplacementFieldTransform(parts[-1]).GetDisplacementField()
-
-
-def _flat(transform: sitk.Transform) -> sitk.CompositeTransform:
-    chain = sitk.CompositeTransform(transform)
-    chain.FlattenTransform()
-    return chain
 
 
 def _require_its_images(result: RegistrationResult, fixed: sitk.Image, moving: sitk.Image) -> None:

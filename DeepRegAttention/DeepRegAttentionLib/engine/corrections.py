@@ -215,9 +215,8 @@ def _told(correction: Correction, before: sitk.Transform, after: sitk.Transform,
 
 def _corners(points: np.ndarray, grid: Grid) -> tuple[Tensor, Tensor]:
     """The eight nodes around each point, ``(C, 8)`` as flat indices, and their weights in a linear interpolation."""
-    to_index = np.linalg.inv(grid.index_to_point)
     size = np.array(grid.size)
-    index = (points @ to_index[:3, :3].T + to_index[:3, 3]).clip(0, size - 1)
+    index = grid.index(points).clip(0, size - 1)
     first = np.minimum(np.floor(index).astype(int), size - 2)
     share = index - first
     corners = np.array([(i, j, k) for k in (0, 1) for j in (0, 1) for i in (0, 1)])

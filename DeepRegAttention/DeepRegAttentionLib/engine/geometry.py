@@ -67,11 +67,21 @@ class Grid:
         matrix[:3, :3], matrix[:3, 3] = self.voxel_to_mm, self.origin
         return matrix
 
+    def points(self, index: np.ndarray) -> np.ndarray:
+        """Where (i, j, k) lie, whole or between voxels: ``(..., 3)`` to ``(..., 3)``, LPS mm."""
+        points: np.ndarray = index @ self.voxel_to_mm.T + np.array(self.origin)
+        return points
+
+    def index(self, points: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`points`."""
+        to_index = np.linalg.inv(self.index_to_point)
+        index: np.ndarray = points @ to_index[:3, :3].T + to_index[:3, 3]
+        return index
+
     @property
     def centre(self) -> np.ndarray:
         """The middle of the volume, LPS mm."""
-        point: np.ndarray = (self.index_to_point @ np.append((np.array(self.size) - 1) / 2, 1))[:3]
-        return point
+        return self.points((np.array(self.size) - 1) / 2)
 
     def part(self, where: tuple[slice, slice, slice]) -> Grid:
         """The grid of the voxels between two indices along each axis, in the order k, j, i of arrays."""
@@ -245,14 +255,20 @@ def _transform_vectors(matrix: np.ndarray, field: Tensor) -> Tensor:
 
 def points_to_voxels(points: np.ndarray, grid: Grid) -> Tensor:
     """Points ``(P, 3)`` in LPS mm to ``(P, 3)`` in voxels (k, j, i) of the grid."""
-    to_index = np.linalg.inv(grid.index_to_point)
-    return torch.from_numpy((points @ to_index[:3, :3].T + to_index[:3, 3])[:, ::-1].astype(np.float32))
+    return torch.from_numpy(grid.index(points)[:, ::-1].astype(np.float32))
 
 
 def displacement_transform(field_mm: Tensor, grid: Grid) -> sitk.DisplacementFieldTransform:
     """A displacement ``(1, 3, K, J, I)`` in LPS mm as a transform; outside the grid it is the identity."""
     image = to_image(field_mm, grid)
     return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
+
+
+def simple_transforms(transform: sitk.Transform) -> list[sitk.Transform]:
+    """What a transform is composed of, however deep, as SimpleITK holds it: the last acts on a point first."""
+    chain = sitk.CompositeTransform(transform)
+    chain.FlattenTransform()
+    return [chain.GetNthTransform(n) for n in range(chain.GetNumberOfTransforms())]
 
 
 def affine_matrix(transform: sitk.Transform) -> np.ndarray:

@@ -87,6 +87,4 @@ def _inverse_consistency(result: RegistrationResult, fixed: sitk.Image) -> Optio
     size = torch.tensor(fixed.GetSize())
     steps = [torch.linspace(0.1, 0.9, 10) * (int(n) - 1) for n in size]
     index = torch.cartesian_prod(*steps).double().numpy()
-    matrix = Grid.of(fixed).index_to_point
-    points = index @ matrix[:3, :3].T + matrix[:3, 3]
-    return inverse_consistency(result.transform, result.inverse_transform, points)
+    return inverse_consistency(result.transform, result.inverse_transform, Grid.of(fixed).points(index))

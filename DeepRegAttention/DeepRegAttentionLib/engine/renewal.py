@@ -100,8 +100,7 @@ class Renewal:
         folded = (self._jacobian(self._displacement, box) <= 0) & (self._jacobian(before, box) > _NEARLY_FOLDED)
         if self._pull is not None and folded.any():
             index = torch.nonzero(folded[0, 0])[0].numpy() + [cut.start for cut in box]
-            point = self._grid.index_to_point @ np.array([*index[::-1], 1.0])
-            where = ", ".join(f"{value:.0f}" for value in point[:3])
+            where = ", ".join(f"{value:.0f}" for value in self._grid.points(index[::-1]))
             message = f"These corrections would fold the deformation at ({where}) mm; take one near to it back."
             raise CorrectionError(message)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .fields import full_precision, sample
-from .geometry import Grid, affine_matrix
+from .geometry import Grid, affine_matrix, simple_transforms
 from .intensity import background_value
 
 Block = tuple[slice, slice, slice]
@@ -89,7 +89,7 @@ def _path(transform: sitk.Transform) -> Optional[_Path]:
     """The transform as linear parts around at most one displacement field; None if it is something else."""
     matrices: list[np.ndarray] = [np.eye(4)]
     field: Optional[sitk.Image] = None
-    for part in _parts(transform):
+    for part in reversed(simple_transforms(transform)):
         if part.IsLinear():
             matrices[-1] = affine_matrix(part) @ matrices[-1]
         elif part.GetName() == "DisplacementFieldTransform" and field is None:
@@ -98,13 +98,6 @@ def _path(transform: sitk.Transform) -> Optional[_Path]:
         else:
             return None
     return _Path(matrices[0], field, matrices[-1] if field is not None else np.eye(4))
-
-
-def _parts(transform: sitk.Transform) -> list[sitk.Transform]:
-    """Its simple transforms, in the order in which they are applied to a point."""
-    chain = sitk.CompositeTransform(transform)
-    chain.FlattenTransform()
-    return [chain.GetNthTransform(n) for n in reversed(range(chain.GetNumberOfTransforms()))]
 
 
 # Where each voxel lies

@@ -76,8 +76,7 @@ class Answer:
         index = torch.nonzero(self.pair.fixed[0, 0] > _DARK).flip(1).numpy().astype(float)
         if not len(index):
             index = np.array([[0.0, 0.0, 0.0], [n - 1.0 for n in self.grid.size]])
-        matrix = self.grid.index_to_point
-        points = index[:: max(1, len(index) // _FRAME_POINTS)] @ matrix[:3, :3].T + matrix[:3, 3]
+        points = self.grid.points(index[:: max(1, len(index) // _FRAME_POINTS)])
         low, high = np.percentile(points, (0.1, 99.9), axis=0)
         return {"centre_lps_mm": ((low + high) / 2).tolist(), "half_extent_mm": ((high - low) / 2).tolist()}
 

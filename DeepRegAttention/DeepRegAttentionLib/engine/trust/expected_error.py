@@ -102,9 +102,8 @@ def _worst(error: ExpectedError, there: Tensor, grid: Grid) -> list[dict[str, An
 
 
 def _place(error: ExpectedError, index: tuple[int, ...], grid: Grid) -> dict[str, Any]:
-    point = grid.index_to_point @ np.array([*index[::-1], 1.0])
     return {
-        "point_lps_mm": point[:3].tolist(),
+        "point_lps_mm": grid.points(np.array(index[::-1])).tolist(),
         "expected_mm": float(error.expected[0, 0][index]),
         "bound_mm": float(error.bound[0, 0][index]),
     }
