@@ -15,7 +15,7 @@ pytest.importorskip("yaml", reason="the extra “train” is not installed")
 
 from DeepRegAttentionLib.dataset import ImageFiles, all_pairs, choose_pairs, find_cases, read_cases, select
 from DeepRegAttentionLib.engine.errors import ImageError, OptionError, UnreadableFileError
-from DeepRegAttentionLib.engine.geometry import Grid, resample, working_grid
+from DeepRegAttentionLib.engine.geometry import Grid, points_to_voxels, resample, working_grid
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.landmarks import Landmarks, write_landmarks
 from DeepRegAttentionLib.training.data import (
@@ -23,6 +23,7 @@ from DeepRegAttentionLib.training.data import (
     ImageCache,
     PairDataset,
     TrainingDraws,
+    centroids,
     some_pairs,
     split_pairs,
 )
@@ -255,6 +256,24 @@ def test_landmarks_are_in_voxels_of_the_working_grid(folder: Path) -> None:
     expected = [reference.TransformPhysicalPointToContinuousIndex(p)[::-1] for p in POINTS.tolist()]
     np.testing.assert_allclose(item["fixed_landmarks"], expected, atol=1e-3)
     assert float(item["spacing"]) == SPACING
+
+
+def test_landmarks_may_be_the_centroids_of_labels(folder: Path) -> None:
+    item = dataset(folder, landmarks=True, centroids=True)[0]
+    grid = working_grid(sitk.ReadImage(str(folder / "images" / "S1.nii.gz")), SPACING, MULTIPLE)
+    for role in ("fixed", "moving"):
+        shapes = sitk.LabelShapeStatisticsImageFilter()
+        shapes.Execute(grid.place(sitk.GetImageFromArray(item[f"{role}_labels"][0].numpy())))
+        expected = points_to_voxels(np.array([shapes.GetCentroid(label) for label in (1, 300)]), grid)
+        torch.testing.assert_close(item[f"{role}_landmarks"], expected, atol=1e-3, rtol=0)
+
+
+def test_centroids_are_those_of_labels_that_both_have() -> None:
+    fixed, moving = torch.zeros(2, 1, 4, 4, 4, dtype=torch.int32)
+    fixed[0, 1, 2, :], fixed[0, 3, 3, 3], moving[0, 0, 0, 1:3], moving[0, 2] = 7, 2, 7, 3
+    found = centroids({"fixed_labels": fixed, "moving_labels": moving})
+    assert found["fixed_landmarks"].tolist() == [[1.0, 2.0, 1.5]]
+    assert found["moving_landmarks"].tolist() == [[0.0, 0.0, 1.5]]
 
 
 def test_labels_and_landmarks_are_given_only_if_asked_for_and_there(folder: Path) -> None:

@@ -140,15 +140,23 @@ class PairReader:
         Intensities to 0..1.
     keep, drop : sequence of int
         Labels that count, if not all do, and labels that do not; the others become 0.
+    centroids : bool
+        Whether landmarks are the centroids of the labels, and not those of files.
     """
 
     def __init__(
-        self, multiple: int, recipe: IntensityRecipe, keep: Sequence[int] = (), drop: Sequence[int] = ()
+        self,
+        multiple: int,
+        recipe: IntensityRecipe,
+        keep: Sequence[int] = (),
+        drop: Sequence[int] = (),
+        centroids: bool = False,
     ) -> None:
         self.multiple = multiple
         self.recipe = recipe
         self.keep = tuple(keep)
         self.drop = tuple(drop)
+        self.centroids = centroids
         self.cache = ImageCache()
 
     def read(self, pair: Pair, spacing: float, labels: bool, landmarks: bool, change: Optional[Change] = None) -> Item:
@@ -162,13 +170,14 @@ class PairReader:
         item: Item = {}
         for placed in both:
             item[placed.role] = to_tensor(resample(self._image(placed.case), grid, placed.motion.there))[0]
-            if labels:
+            if labels or (landmarks and self.centroids):
                 item[f"{placed.role}_labels"] = self._labels(placed, grid)
         if pair[0].mask is not None:
             mask = self.cache.get("mask", pair[0].mask, _read_mask)
             item["fixed_mask"] = to_tensor(resample(mask, grid, own.there, nearest=True))[0]
         if landmarks:
-            item.update(_landmarks(both, grid))
+            item.update(centroids(item) if self.centroids else _landmarks(both, grid))
+            item["spacing"] = torch.tensor(float(grid.spacing[0]))
         return item if change is None else change.finish(item)
 
     def _image(self, case: ImageFiles) -> sitk.Image:
@@ -201,7 +210,7 @@ def _landmarks(both: Sequence[PlacedCase], grid: Grid) -> Item:
     assert files[0] is not None
     assert files[1] is not None
     points = require_pairs(read_landmarks(files[0]), read_landmarks(files[1]))
-    item = {"spacing": torch.tensor(float(grid.spacing[0]))}
+    item = {}
     for placed, own in zip(both, points):
         # To where the image shows them on the grid.
         shown = transform_landmarks(own, placed.motion.back)
@@ -209,14 +218,30 @@ def _landmarks(both: Sequence[PlacedCase], grid: Grid) -> Item:
     return item
 
 
+def centroids(item: Item) -> Item:
+    """Of the labels that both maps of an item have: ``fixed_landmarks``, ``moving_landmarks`` ``(P, 3)``, voxels."""
+    maps = {role: item[f"{role}_labels"][0] for role in ("fixed", "moving")}
+    present = [set(labels.unique().tolist()) - {0} for labels in maps.values()]
+    common = sorted(present[0] & present[1])
+    return {f"{role}_landmarks": _middles(labels)[common] for role, labels in maps.items()}
+
+
+def _middles(labels: Tensor) -> Tensor:
+    """The mean place (k, j, i) of every number of ``(K, J, I)``: ``(largest + 1, 3)``; NaN where it is absent."""
+    numbers = labels.flatten().long()
+    axes = torch.meshgrid(*(torch.arange(float(n)) for n in labels.shape), indexing="ij")
+    sums = [torch.bincount(numbers, weights=axis.flatten()) for axis in axes]
+    return (torch.stack(sums, dim=1) / torch.bincount(numbers)[:, None]).float()
+
+
 def _all_have(pairs: Sequence[Pair], what: str) -> bool:
     return all(getattr(case, what) is not None for pair in pairs for case in pair)
 
 
-def _require_labels(pairs: Sequence[Pair]) -> None:
+def _require_labels(pairs: Sequence[Pair], option: str) -> None:
     for case in (case for pair in pairs for case in pair):
         if case.labels is None:
-            raise OptionError(f"“weights.labels” needs a label map of every case; “{case.name}” has none.")
+            raise OptionError(f"“{option}” needs a label map of every case; “{case.name}” has none.")
 
 
 class PairDataset(Dataset[Item]):
@@ -238,12 +263,13 @@ class PairDataset(Dataset[Item]):
         landmarks: bool = False,
         keep: Sequence[int] = (),
         drop: Sequence[int] = (),
+        centroids: bool = False,
     ) -> None:
         self.pairs = list(pairs)
         self.spacing = spacing
         self.labels = labels and _all_have(pairs, "labels")
-        self.landmarks = landmarks and _all_have(pairs, "landmarks")
-        self.reader = PairReader(multiple, recipe, keep, drop)
+        self.landmarks = landmarks and _all_have(pairs, "labels" if centroids else "landmarks")
+        self.reader = PairReader(multiple, recipe, keep, drop, centroids)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -282,10 +308,13 @@ class TrainingDraws(Dataset[Item]):
         self.start_draws = start_draws
         self.labels = options.weights.labels > 0
         if self.labels:
-            _require_labels(pairs)
-        self.landmarks = options.weights.landmarks > 0 and _all_have(pairs, "landmarks")
+            _require_labels(pairs, "weights.labels")
+        centroids = options.data.centroids
+        if centroids:
+            _require_labels(pairs, "data.centroids")
+        self.landmarks = options.weights.landmarks > 0 and (centroids or _all_have(pairs, "landmarks"))
         keep = options.structures.values()
-        self.reader = PairReader(multiple, options.intensity, tuple(keep), options.ignore_labels)
+        self.reader = PairReader(multiple, options.intensity, tuple(keep), options.ignore_labels, centroids)
         self.intensities = intensity_changes(options.augmentation)
 
     def __getitem__(self, n: int) -> Item:
@@ -404,9 +433,9 @@ def validation_items(options: TrainingOptions, pairs: Sequence[Pair], multiple: 
         count = options.data.validation_pairs or SYNTHETIC_VALIDATION_PAIRS
         return SyntheticPairs(synthetic, options.seed + 1, multiple, length=count)
     assert options.spacing is not None  # with cases there is one, see TrainingOptions
-    keep, drop = tuple(options.structures.values()), options.ignore_labels
+    keep, drop, centroids = tuple(options.structures.values()), options.ignore_labels, options.data.centroids
     grid = (options.spacing, multiple, options.intensity)
-    return PairDataset(pairs, *grid, labels=True, landmarks=True, keep=keep, drop=drop)
+    return PairDataset(pairs, *grid, labels=True, landmarks=True, keep=keep, drop=drop, centroids=centroids)
 
 
 SYNTHETIC_VALIDATION_PAIRS = 8

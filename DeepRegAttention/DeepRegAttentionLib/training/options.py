@@ -105,6 +105,8 @@ class DataOptions:
     equal : float
         Share of the draws in which a case is registered to itself, so that noise and contrast alone differ: what the
         network learns to leave where it is.
+    centroids : bool
+        Whether landmarks are the centroids of the labels that both cases have, and not those of files.
     synthetic : SyntheticOptions, optional
         Train on synthetic pairs instead; without cases under ``validation`` such pairs judge, too.
     """
@@ -115,6 +117,7 @@ class DataOptions:
     atlas: Optional[str] = None
     validation_pairs: Optional[int] = None
     equal: float = 0.0
+    centroids: bool = False
     synthetic: Optional[SyntheticOptions] = None
 
     def __post_init__(self) -> None:
