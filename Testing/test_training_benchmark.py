@@ -68,7 +68,7 @@ def test_an_unknown_method_is_refused_before_anything_runs(
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit):
         accuracy.main()
-    assert "there is no method “nonsense”; the methods are SimpleITK Demons" in capsys.readouterr().err
+    assert "there is no method “nonsense”; the methods are ConvexAdam, SimpleITK Demons" in capsys.readouterr().err
 
 
 def test_other_contrasts_keep_the_background_and_the_shape() -> None:
@@ -95,6 +95,19 @@ def test_demons_on_an_oblique_pair_bring_the_labels_together() -> None:
     assert after > before + 0.05
     assert found.jacobian is not None
     assert sitk.GetArrayViewFromImage(found.jacobian).min() > 0
+
+
+@pytest.mark.slow
+def test_convex_adam_on_an_oblique_pair_brings_the_labels_together() -> None:
+    pytest.importorskip("convexAdam")
+    fixed, moving = blob_image(), blob_image(shift=(4.0, -3.0, 3.0))
+    labels = [sitk.Cast(image > 0.4, sitk.sitkInt16) for image in (fixed, moving)]
+    found = accuracy.convex_adam(fixed, moving)
+    before = mean_over_labels(dice(labels[0], labels[1]))
+    after = mean_over_labels(dice(labels[0], warp_image(labels[1], fixed, found.transform, nearest=True)))
+    assert after > before + 0.05
+    assert found.jacobian is not None
+    assert found.jacobian.GetSize() == fixed.GetSize()
 
 
 @pytest.mark.parametrize("degrees", [(0.0, 0.0, 0.0), (0.0, 0.0, 180.0), (15.0, 40.0, -20.0)])
@@ -125,6 +138,8 @@ def test_a_pair_is_measured_with_its_structures_and_centred_grids(tmp_path: Path
     assert 0.3 < row["dice"] < 1
     assert row["dice"] == pytest.approx((row["dice_outside"] + row["dice_core"]) / 2)
     assert row["hd95_mm"] > 0
+    assert -1 < row["ncc"] < 1
+    assert -1 < row["ssim"] < 1
     assert "folds_percent" not in row
 
 

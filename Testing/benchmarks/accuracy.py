@@ -27,10 +27,10 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 import SimpleITK as sitk
 from DeepRegAttentionLib.dataset import ImageFiles, Pair, choose_pairs, read_cases, select
-from DeepRegAttentionLib.engine.geometry import Grid
+from DeepRegAttentionLib.engine.geometry import Grid, resample, to_image, to_tensor, voxels_to_mm, working_grid
 from DeepRegAttentionLib.engine.images import read_image
 from DeepRegAttentionLib.engine.maps import jacobian_map
-from DeepRegAttentionLib.engine.metrics import dice, hd95, jacobian_statistics, mean_over_labels
+from DeepRegAttentionLib.engine.metrics import dice, hd95, jacobian_statistics, mean_over_labels, similarity
 from DeepRegAttentionLib.engine.models.listing import ModelFile, list_models
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.registration import register
@@ -48,6 +48,7 @@ Row = dict[str, object]
 TASKS = {"brain": "brain-t1-drivenmorph", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
 """Names of the training configurations whose held-out cases are registered."""
 REGULARITY = {
+    "mean_jacobian": "mean",
     "folds_percent": "fold_percent",
     "sd_log_jacobian": "sd_log",
     "sd_log_jacobian_learn2reg": "sd_log_learn2reg",
@@ -56,6 +57,9 @@ REGULARITY = {
 COLUMNS = {
     "dice": "Dice",
     "hd95_mm": "HD95 mm",
+    "ncc": "NCC",
+    "ssim": "SSIM",
+    "mean_jacobian": "mean J",
     "folds_percent": "folds %",
     "sd_log_jacobian": "SD log J",
     "sd_log_jacobian_learn2reg": "SD log (J + 3), Learn2Reg",
@@ -150,6 +154,9 @@ def _measure_pair(method: Method, pair: Pair, options: TrainingOptions) -> Row:
     row["dice"] = mean_over_labels(_counted(overlap, options))
     row["hd95_mm"] = mean_over_labels(_counted(distance, options))
     row.update({f"dice_{name}": overlap[label] for name, label in options.structures.items()})
+    # Where a method was shown other intensities, those of the file tell how well the places agree.
+    alike = similarity(fixed, warp_image(moving, fixed, found.transform))
+    row.update({name: alike[name] for name in ("ncc", "ssim")})
     if found.jacobian is not None:
         regularity = jacobian_statistics(found.jacobian)
         row.update({column: regularity[name] for column, name in REGULARITY.items()})
@@ -208,6 +215,7 @@ def methods(task: str) -> dict[str, Method]:
             "picsl-greedy": greedy,
             "elastix B-spline": elastix,
             "SimpleITK Demons": demons,
+            "ConvexAdam": convex_adam,
         }
     )
     contrasts = {"inverted": inverted, "gamma 2": darkened}
@@ -311,6 +319,21 @@ def demons(fixed: sitk.Image, moving: sitk.Image) -> Found:
     return _by_field(field)
 
 
+def convex_adam(fixed: sitk.Image, moving: sitk.Image) -> Found:
+    """ConvexAdam with MIND and its defaults, on voxels that are cubes."""
+    import torch
+    from convexAdam.convex_adam_MIND import convex_adam_pt
+
+    grid = working_grid(fixed, min(fixed.GetSpacing()), _CONVEX_ADAM_MULTIPLE)
+    arrays = [to_tensor(resample(image, grid))[0, 0] for image in (fixed, moving)]
+    field = torch.from_numpy(convex_adam_pt(*arrays, device=torch.device("cpu"))).float().movedim(3, 0)[None]
+    return _by_field(to_image(voxels_to_mm(field, grid), grid), fixed)
+
+
+_CONVEX_ADAM_MULTIPLE = 12
+"""Voxels of its search grid times those of the grid on which it goes on."""
+
+
 def _written(folder: str, *images: sitk.Image) -> list[str]:
     paths = [f"{folder}/image{number}.nii.gz" for number in range(len(images))]
     for image, path in zip(images, paths):
@@ -318,9 +341,9 @@ def _written(folder: str, *images: sitk.Image) -> list[str]:
     return paths
 
 
-def _by_field(field: sitk.Image) -> Found:
-    """By displacements on the fixed grid, LPS mm."""
-    grid, transform = Grid.of(field), sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+def _by_field(field: sitk.Image, fixed: Optional[sitk.Image] = None) -> Found:
+    """By displacements, LPS mm, on the fixed grid or another."""
+    grid, transform = Grid.of(fixed or field), sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
     return Found(transform, jacobian_map(transform, grid))
 
 
