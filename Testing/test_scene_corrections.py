@@ -27,6 +27,7 @@ from DeepRegAttentionLib.scene.corrections import (
     moving_point,
     refresh_result,
     refresh_steps,
+    result_state,
     to_lps,
     write_result,
 )
@@ -207,6 +208,34 @@ def test_deleted_nodes_are_not_made_again_and_without_a_transform_nothing_is_cor
     result.transform = None
     with pytest.raises(CorrectionError, match="transform of this result is gone"):
         moving_point(result, FIXED_POINT)
+
+
+@pytest.mark.parametrize("kind", ["full", "grid"])
+def test_a_change_of_the_transform_is_noticed_and_what_is_looked_at_is_none(load, case, folder, kind, tmp_path) -> None:
+    result = load(Wanted(transform=kind))
+    found = result_state(result)
+    show_deformation(result, "grid")
+    show_deformation(result, "arrows")
+    moving_point(result, FIXED_POINT)
+    result.scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    anew = tmp_path / "anew"
+    anew.mkdir()
+    write_result(result, anew)
+    assert result_state(result) == found
+    result.transform.Inverse()
+    assert result_state(result) != found
+
+
+def test_what_corrections_begin_with_is_the_transform_as_it_was_found(load, case, folder) -> None:
+    result = load()
+    found = result_state(result)
+    corrected(case, folder, dragged(result))
+    refresh_result(result, folder)
+    first = result_state(result)
+    assert first != found
+    corrected(case, folder, dragged(result), dragged(result, -DRAG, np.add(FIXED_POINT, (14, 10, 0))))
+    refresh_result(result, folder)
+    assert result_state(result) == first
 
 
 # Lines in the views

@@ -18,6 +18,7 @@ from DeepRegAttentionLib.engine.errors import (
 from DeepRegAttentionLib.engine.landmarks import read_landmarks
 from DeepRegAttentionLib.engine.metrics import require_same_grid
 from DeepRegAttentionLib.scene.export import (
+    input_states,
     label_names,
     landmarks_of,
     write_labels,
@@ -364,6 +365,50 @@ def test_everything_is_written_for_one_registration(scene, pair, tmp_path) -> No
     # Paired by name, not by the order in which they were placed.
     fixed_points, moving_points = (read_landmarks(given[f"{side}_landmarks"]) for side in ("fixed", "moving"))
     np.testing.assert_allclose(fixed_points.points, moving_points.points)
+
+
+def test_a_change_of_what_was_written_is_noticed_and_nothing_else_is(scene, pair, tmp_path) -> None:
+    fixed, moving = pair
+    mask, labels = segmentation_of(scene, fixed, BOXES), segmentation_of(scene, moving, BOXES)
+    points = points_node(scene, "F", np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]), ("a", "b"))
+    parent, grandparent = linear_node(scene, rigid()), linear_node(scene, rigid())
+    under(moving, parent)
+    initial = linear_node(scene, rigid())
+    nodes = {"fixed": fixed, "moving": moving, "fixed_mask": mask, "labels": labels, "moving_mask": None}
+    nodes.update(fixed_landmarks=points, moving_landmarks=points, initial_transform=initial)
+    as_written = input_states(nodes)
+    finish(write_steps(tmp_path, **nodes))
+    fixed.GetDisplayNode().SetWindowLevelMinMax(0, 7)
+    fixed.SetName("another name")
+    labels.GetDisplayNode().SetAllSegmentsVisibility(False)
+    mask.GetDisplayNode().SetOpacity2DFill(0.3)
+    points.GetDisplayNode().SetSelectedColor(1, 0, 0)
+    assert input_states(nodes) == as_written
+    segment, hidden = labels.GetSegmentation().GetNthSegment(0), mask.GetSegmentation().GetNthSegmentID(1)
+    changes = (
+        ("fixed", lambda: fixed.GetImageData().GetPointData().GetScalars().Modified()),
+        ("fixed", lambda: fixed.SetSpacing(1, 2, 3)),
+        ("moving", lambda: moving.SetAndObserveImageData(array_image(voxels(moving) + 1))),
+        ("moving", lambda: parent.SetMatrixTransformToParent(vtk.vtkMatrix4x4())),
+        ("moving", lambda: under(parent, grandparent)),
+        ("moving", lambda: parent.SetAndObserveTransformNodeID(None)),
+        (
+            "fixed_mask",
+            lambda: mask.GetDisplayNode().SetSegmentVisibility(hidden, False),
+        ),
+        ("labels", lambda: segment.GetRepresentation("Binary labelmap").Modified()),
+        ("labels", lambda: labels.GetSegmentation().RemoveSegment(segment)),
+        ("fixed_landmarks", lambda: points.SetNthControlPointPosition(1, 3, 4, 6)),
+        ("fixed_landmarks", lambda: points.SetNthControlPointLabel(0, "c")),
+        ("initial_transform", lambda: initial.SetMatrixTransformToParent(array_matrix(rigid((1, 2, 3))))),
+    )
+    for name, change in changes:
+        before = input_states(nodes)
+        change()
+        now = input_states(nodes)
+        assert now[name] != before[name], name
+        others = {other for other in now if nodes[other] is not nodes[name]}
+        assert all(now[other] == before[other] for other in others), name
 
 
 def test_steps_write_one_file_each(pair, tmp_path) -> None:

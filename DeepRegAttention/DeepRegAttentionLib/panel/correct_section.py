@@ -8,7 +8,6 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..jobs.client import WorkerClient
 from ..jobs.messages import Event
 from ..scene import correction_lines as lines
 from ..scene.corrections import corrections_of
@@ -17,6 +16,7 @@ from ..terms.corrections import correction_cells, correction_tip, placing_text
 from ..terms.wording import progress_text
 from .corrections import Corrections
 from .placing import Placing
+from .registration import Registrations
 
 _SAME_MM = 0.01
 
@@ -28,14 +28,14 @@ class CorrectSection:
     ----------
     ui : object
         The widgets of the panel.
-    client : WorkerClient
-        Computes.
+    registrations : Registrations
+        Corrections take turns with them.
     renewed : callable
         Called with the result when its nodes have changed.
     """
 
-    def __init__(self, ui: Any, client: WorkerClient, renewed: Callable[[Result], None]) -> None:
-        self._ui, self._client, self._renewed = ui, client, renewed
+    def __init__(self, ui: Any, registrations: Registrations, renewed: Callable[[Result], None]) -> None:
+        self._ui, self._registrations, self._renewed = ui, registrations, renewed
         self._corrections: Optional[Corrections] = None
         self._watched: list[tuple[Any, int]] = []
         self._placing = Placing(self._placed, self._say_where)
@@ -55,7 +55,7 @@ class CorrectSection:
             self._corrections = None
         nodes = inputs_of_result(result) if result is not None and result.transform is not None else {}
         if result is not None and {"fixed", "moving"} <= set(nodes):
-            corrections = Corrections(result, nodes, self._client)
+            corrections = Corrections(result, nodes, self._registrations)
             corrections.changed.connect(self._enable)
             corrections.progressed.connect(self._heard)
             corrections.renewed.connect(self._on_renewed)

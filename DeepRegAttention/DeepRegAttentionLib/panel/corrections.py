@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Generator, Mapping, Sequence
-from pathlib import Path
 from typing import Callable, Optional
 
 import slicer
 
 from ..engine.errors import RegistrationError
-from ..jobs.client import WorkerClient
 from ..jobs.messages import ENDINGS, CorrectionJob, Event
 from ..jobs.signals import Signal
 from ..scene import export
 from ..scene.corrections import refresh_steps, to_lps, write_result
 from ..scene.results import Result
-from ..terms.inputs import Inputs
-from .registration import message_of, new_folder
+from .files import PairFiles
+from .registration import Registrations, message_of
 from .turns import in_turns
 
 _NUMBERS = itertools.count(1)
@@ -35,8 +32,8 @@ class Corrections:
         Its nodes change in place.
     nodes : mapping of str to vtkMRMLNode
         What it was made of, by the fields of ``Inputs``; ``fixed`` and ``moving`` at least.
-    client : WorkerClient
-        Takes turns with registrations.
+    registrations : Registrations
+        What is under way there is waited for.
 
     Attributes
     ----------
@@ -50,15 +47,15 @@ class Corrections:
         Emitted with a sentence; the result is as it was, and so is the wish.
     """
 
-    def __init__(self, result: Result, nodes: Mapping[str, slicer.vtkMRMLNode], client: WorkerClient) -> None:
-        self.result, self._nodes, self._client = result, nodes, client
+    def __init__(self, result: Result, nodes: Mapping[str, slicer.vtkMRMLNode], registrations: Registrations) -> None:
+        self.result, self._nodes = result, nodes
+        self._client, self._kept = registrations.client, registrations.kept
         self.changed, self.progressed, self.renewed, self.failed = Signal(), Signal(), Signal(), Signal()
         self._wish: Optional[tuple[Pair, ...]] = None
-        self._folder: Optional[Path] = None
-        self._inputs: Optional[Inputs] = None
+        self._files: Optional[PairFiles] = None
         self._busy = self._job_runs = self._dropped = False
         self._outcome: Optional[Callable[[], None]] = None
-        client.changed.connect(self._go_on)
+        self._client.changed.connect(self._go_on)
 
     @property
     def busy(self) -> bool:
@@ -66,9 +63,9 @@ class Corrections:
         return self._busy or self._wish is not None
 
     def prepare(self) -> None:
-        """Write the files that the worker needs, before it needs them."""
-        if self._inputs is None and not self._busy:
-            self._in_turns(self._write())
+        """Have the files that the worker needs, before it needs them."""
+        if not self.busy:
+            self._in_turns(self._get_files())
 
     def apply(self, corrections: Sequence[Pair]) -> None:
         """Wish for these corrections, and no others; with none the result is as it was found.
@@ -97,26 +94,27 @@ class Corrections:
         """Do what is to be done next, as soon as nothing else is under way."""
         if self._busy or self._wish is None or self._dropped:
             return
-        if self._inputs is None:
-            self._in_turns(self._write())
+        if self._files is None:
+            self._in_turns(self._get_files())
         elif not self._client.busy:
             wish, self._wish = self._wish, None
             self._busy = self._job_runs = True
             points = tuple((_lps(fixed), _lps(moving)) for fixed, moving in wish)
-            job = CorrectionJob(f"correction-{next(_NUMBERS)}", self._inputs, str(self._result_folder), points)
+            files, name = self._files, f"correction-{next(_NUMBERS)}"
+            job = CorrectionJob(name, files.inputs, str(files.result_folder), points)
             self._client.submit(job, self._heard)
             self.changed.emit()
 
-    @property
-    def _result_folder(self) -> Path:
-        return Path(str(self._folder)) / "result"
-
-    def _write(self) -> Generator[str, None, None]:
-        self._folder = new_folder(slicer.app.temporaryPath)
-        self._result_folder.mkdir()
-        yield "result"
-        write_result(self.result, self._result_folder)
-        self._inputs = yield from export.write_steps(self._folder, **self._nodes)
+    def _get_files(self) -> Generator[str, None, None]:
+        """Those that are kept, or new ones."""
+        yield "files"
+        self._files = self._kept.take(self.result, self._nodes)
+        if self._files is None:
+            files = self._files = PairFiles(slicer.app.temporaryPath)
+            files.know(self.result)
+            files.result_folder.mkdir()
+            write_result(self.result, files.result_folder)
+            yield from files.write_steps(self._nodes)
 
     def _heard(self, event: Event) -> None:
         if event.event not in ENDINGS:
@@ -125,16 +123,17 @@ class Corrections:
         self._job_runs = False
         if self._dropped:
             self._remove_files()
-        elif event.event == "done":
-            self._in_turns(self._renew())
+        elif event.event == "done" and self._files is not None:
+            self._in_turns(self._renew(self._files))
         else:
             self._outcome = lambda: self.failed.emit(message_of(event))
             self._rest()
 
-    def _renew(self) -> Generator[str, None, None]:
+    def _renew(self, files: PairFiles) -> Generator[str, None, None]:
         labels = self._nodes.get("labels")
         names = None if labels is None else export.label_names(labels)
-        yield from refresh_steps(self.result, self._result_folder, names)
+        yield from refresh_steps(self.result, files.result_folder, names)
+        files.know(self.result)
         self._outcome = self.renewed.emit
 
     def _in_turns(self, steps: Generator[str, None, None]) -> None:
@@ -145,6 +144,8 @@ class Corrections:
         try:
             yield from steps
         except RegistrationError as error:
+            # Files of which some are missing or damaged are of no use.
+            self._remove_files()
             self._wish, sentence = None, str(error)
             self._outcome = lambda: self.failed.emit(sentence)
 
@@ -162,11 +163,20 @@ class Corrections:
         if outcome is not None:
             outcome()
         self._go_on()
+        if not self.busy:
+            self._keep_files()
         self.changed.emit()
 
+    def _keep_files(self) -> None:
+        """Have them for the next correction of this result, whoever makes it."""
+        files, self._files = self._files, None
+        if files is not None:
+            self._kept.keep(files)
+
     def _remove_files(self) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        files, self._files = self._files, None
+        if files is not None:
+            files.remove()
 
 
 def _lps(point: Point) -> tuple[float, float, float]:

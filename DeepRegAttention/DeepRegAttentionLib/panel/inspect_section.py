@@ -9,7 +9,6 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..engine.errors import RegistrationError
-from ..jobs.client import WorkerClient
 from ..scene import layouts, overlays, results
 from ..terms.choices import Choice, comparison_choices, deformation_choices
 from ..terms.maps import offered
@@ -18,6 +17,7 @@ from .correct_section import CorrectSection
 from .display import Display, suitable_spacing
 from .parameters import Parameters, View, view_of
 from .places_section import PlacesSection
+from .registration import Registrations
 from .verdicts import show_verdict
 
 KEY = "A"
@@ -29,7 +29,9 @@ _STRAIGHT = 0.999
 class InspectSection:
     """Lets a person choose a result and how it is shown, and keeps the views in step with the parameters."""
 
-    def __init__(self, ui: Any, client: WorkerClient, changed: Callable[[Optional[results.Result]], None]) -> None:
+    def __init__(
+        self, ui: Any, registrations: Registrations, changed: Callable[[Optional[results.Result]], None]
+    ) -> None:
         """``changed`` is told what is looked at whenever that was decided anew."""
         self._ui, self._changed = ui, changed
         self._parameters: Optional[Parameters] = None
@@ -38,7 +40,7 @@ class InspectSection:
         self._drawn_as: Optional[tuple[str, bool]] = None
         self._layout_before = 0
         self._places = PlacesSection(ui, self._put_beside)
-        self._correct = CorrectSection(ui, client, self._renewed)
+        self._correct = CorrectSection(ui, registrations, self._renewed)
         choices.fill(ui.comparisonSelector, [*comparison_choices(), _fixed_alone()])
         choices.fill(ui.deformationSelector, [*deformation_choices(), _force_arrows()])
         choices.fill(ui.overlaySelector, [_no_overlay()])

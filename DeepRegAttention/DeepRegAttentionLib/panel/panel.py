@@ -62,7 +62,7 @@ class Panel:
         self._tabs = Tabs(self.ui)
         self._run = RunSection(self.ui, self._client, self._tabs, self.toggle)
         self._judge = JudgeSection(self.ui, self._run.fail)
-        self._inspect = InspectSection(self.ui, self._client, self._judge.show)
+        self._inspect = InspectSection(self.ui, registrations, self._judge.show)
         self._dependencies = DependencySection(self.ui, self._client)
         self._batch = BatchSection(self.ui, batch, self._dependencies, self._permit, self._show_pair)
         choices.fill(self.ui.transformSelector, transform_choices())
@@ -221,8 +221,8 @@ class Panel:
                 composite.SetForegroundOpacity(1.0)
 
     def _on_ended(self, registration: Registration) -> None:
-        if registration.request.keep_files:
-            self._run.log(str(registration.folder))
+        if registration.request.keep_files and registration.files is not None:
+            self._run.log(str(registration.files.folder))
         if isinstance(registration.error, LicenceError):
             self._ask_for_consent(registration.request, registration.error.model)
             return

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
-import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
 import slicer
 
-from ..engine.errors import CancelledError, LicenceError, OptionError, OutputError, RegistrationError
+from ..engine.errors import CancelledError, LicenceError, OptionError, RegistrationError
 from ..jobs import messages
 from ..jobs.client import BusyError, Later, WorkerClient
 from ..jobs.signals import Signal
@@ -21,6 +17,7 @@ from ..scene import export, results
 from ..scene import preview as watch
 from ..terms.inputs import Inputs
 from ..terms.settings import NONE, Outputs, Settings, missing
+from .files import KeptFiles, PairFiles
 from .parameters import inputs_of
 
 _NUMBERS = itertools.count(1)
@@ -40,7 +37,7 @@ class Request:
     watched : bool
         Whether the warped volume is shown while it is refined.
     keep_files : bool
-        Whether the job's folder stays.
+        Whether the job's folder stays, for the person alone.
     """
 
     nodes: dict[str, Any]
@@ -72,6 +69,8 @@ class Registration:
     request : Request
     preview : vtkMRMLScalarVolumeNode, optional
         The warped volume as it is refined.
+    files : PairFiles, optional
+        Once it was started; those of a result are kept for its corrections.
     result : Result, optional
         Once it is done.
     error : RegistrationError, optional
@@ -84,14 +83,17 @@ class Registration:
         Emitted once, with this object.
     """
 
-    def __init__(self, request: Request, client: WorkerClient, scene: slicer.vtkMRMLScene, later: Later) -> None:
+    def __init__(
+        self, request: Request, client: WorkerClient, scene: slicer.vtkMRMLScene, later: Later, kept: KeptFiles
+    ) -> None:
         self.request, self._client, self._scene, self._later = request, client, scene, later
+        self._kept = kept
         self.preview: Optional[slicer.vtkMRMLScalarVolumeNode] = None
         self.result: Optional[results.Result] = None
         self.error: Optional[RegistrationError] = None
         self.has_ended = False
         self.progressed, self.watched, self.ended = Signal(), Signal(), Signal()
-        self.folder: Optional[Path] = None
+        self.files: Optional[PairFiles] = None
         self._cancelled = self._dropped = False
 
     def start(self, temporary_folder: str) -> None:
@@ -105,11 +107,11 @@ class Registration:
         self.request.require_complete()
         if self._client.busy:
             raise RegistrationError(str(BusyError()))
-        self.folder = new_folder(temporary_folder)
+        files = self.files = PairFiles(temporary_folder)
         # The worker starts while they are written.
         self._client.warm_up()
-        steps = export.write_steps(self.folder, **self.request.nodes)
-        self._later(0, lambda: self._take_step(steps, self._submit))
+        steps = files.write_steps(self.request.nodes)
+        self._later(0, lambda: self._take_step(steps, lambda inputs: self._submit(inputs, str(files.result_folder))))
 
     def cancel(self) -> None:
         """Stop as soon as possible; ``ended`` follows."""
@@ -140,9 +142,8 @@ class Registration:
         else:
             self._later(0, lambda: self._take_step(steps, then))
 
-    def _submit(self, inputs: Inputs) -> None:
-        request = self.request
-        name, folder = f"registration-{next(_NUMBERS)}", str(Path(str(self.folder)) / "result")
+    def _submit(self, inputs: Inputs, folder: str) -> None:
+        request, name = self.request, f"registration-{next(_NUMBERS)}"
         job = messages.make_job(name, inputs, folder, request.settings, request.outputs, request.watched)
         self._client.submit(job, self._heard)
 
@@ -202,14 +203,20 @@ class Registration:
     def _end(self, result: Optional[results.Result], error: Optional[RegistrationError]) -> None:
         self.result, self.error, self.has_ended = result, error, True
         preview, self.preview = self.preview, None
-        self._clean_up()
+        self._file()
         self.ended.emit(self)
         if preview is not None and self._scene.IsNodePresent(preview):
             self._scene.RemoveNode(preview)
 
-    def _clean_up(self) -> None:
-        if self.folder is not None and not self.request.keep_files:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def _file(self) -> None:
+        """Keep the files for corrections of the result; without one they go."""
+        if self.files is None or self.request.keep_files:
+            return
+        if self.result is None:
+            self.files.remove()
+        else:
+            self.files.know(self.result)
+            self._kept.keep(self.files)
 
 
 class Registrations:
@@ -219,6 +226,8 @@ class Registrations:
     ----------
     current : Registration, optional
         The one under way.
+    kept : KeptFiles
+        Those of the last one, for corrections of its result until the next one starts.
     changed : Signal
         Emitted when one starts or ended.
     """
@@ -226,12 +235,14 @@ class Registrations:
     def __init__(self, client: WorkerClient, scene: slicer.vtkMRMLScene, later: Later) -> None:
         self.client, self._scene, self._later = client, scene, later
         self.current: Optional[Registration] = None
+        self.kept = KeptFiles(scene)
         self.changed = Signal()
         self._observation = scene.AddObserver(scene.StartCloseEvent, self._on_close)
 
     def end(self) -> None:
-        """Drop the one under way, and watch the scene no longer."""
+        """Drop the one under way, leave no file behind, and watch the scene no longer."""
         self._on_close(self._scene, "")
+        self.kept.end()
         self._scene.RemoveObserver(self._observation)
 
     def start(
@@ -243,10 +254,11 @@ class Registrations:
         """
         if self.current is not None:
             raise RegistrationError(str(BusyError()))
-        registration = Registration(request, self.client, self._scene, self._later)
+        registration = Registration(request, self.client, self._scene, self._later, self.kept)
         prepare(registration)
         registration.ended.connect(self._on_ended)
         registration.start(slicer.app.temporaryPath)
+        self.kept.forget()
         self.current = registration
         self.changed.emit()
         return registration
@@ -259,15 +271,6 @@ class Registrations:
     def _on_close(self, scene: slicer.vtkMRMLScene, event: str) -> None:
         if self.current is not None:
             self.current.drop()
-
-
-def new_folder(temporary_folder: str) -> Path:
-    """A folder of one's own for the files of a job; OutputError if it cannot be made."""
-    try:
-        return Path(tempfile.mkdtemp(prefix=f"DeepRegAttention-{os.getpid()}-", dir=temporary_folder))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"No files can be written in the temporary folder {temporary_folder} ({reason}).") from error
 
 
 def _error_of(event: messages.Event) -> RegistrationError:

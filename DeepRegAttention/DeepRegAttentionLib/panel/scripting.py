@@ -28,10 +28,11 @@ _batch: Optional[Batch] = None
 
 
 def shared_registrations() -> Registrations:
-    """The registrations of this application."""
+    """The registrations of this application; they end with it."""
     global _shared
     if _shared is None:
         _shared = Registrations(shared_client(), slicer.mrmlScene, qt.QTimer.singleShot)
+        slicer.app.connect("aboutToQuit()", _shared.end)
     return _shared
 
 
@@ -53,6 +54,7 @@ def end_shared() -> None:
         _batch.end()
         _batch = None
     if _shared is not None:
+        slicer.app.disconnect("aboutToQuit()", _shared.end)
         _shared.end()
         _shared = None
     end_shared_client()
@@ -163,7 +165,7 @@ def correct(registrations: Registrations, result: Result, corrections: Sequence[
     nodes = inputs_of_result(result)
     if result.transform is None or not {"fixed", "moving"} <= set(nodes):
         raise CorrectionError("The result cannot be corrected without its two volumes and its transform.")
-    under_way = Corrections(result, nodes, registrations.client)
+    under_way = Corrections(result, nodes, registrations)
     sentences: list[str] = []
     under_way.failed.connect(sentences.append)
     try:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
+import slicer
 
 from ..engine.errors import CorrectionError
 from ..engine.result import CORRECTED_MAPS, UNCORRECTED
@@ -16,7 +17,7 @@ from ..engine.result_folder import METRICS_FILE
 from ..terms.maps import MAPS
 from .deformation import renew_deformation
 from .export import write_deformation
-from .nodes import LPS_TO_RAS, finish, renew_volume
+from .nodes import LPS_TO_RAS, finish, last_change, renew_volume
 from .results import (
     Result,
     find_image,
@@ -89,6 +90,18 @@ def moving_point(result: Result, point: Union[Sequence[float], np.ndarray]) -> n
     return np.array(result.transform.GetTransformFromParent().TransformPoint(list(point)))
 
 
+def result_state(result: Result) -> tuple[Any, ...]:
+    """Differs from an earlier one if :func:`write_result` may write something else of a result than it did then."""
+    node = _uncorrected(result)
+    transform = () if node is None else (node.GetID(), last_change(node.GetTransformFromParent()))
+    return (result.node.GetID(), *transform)
+
+
+def _uncorrected(result: Result) -> Optional[slicer.vtkMRMLTransformNode]:
+    """The transform as it was found."""
+    return result.extra(UNCORRECTED) or result.transform
+
+
 def write_result(result: Result, folder: Union[str, Path]) -> None:
     """Write what the worker needs of a result in order to correct it: its transform and metrics before any correction.
 
@@ -106,7 +119,7 @@ def write_result(result: Result, folder: Union[str, Path]) -> None:
     OutputError
         The folder cannot be written.
     """
-    node = result.extra(UNCORRECTED) or result.transform
+    node = _uncorrected(result)
     grid = deformation_part(node, result.linear) if node is not None else None
     if grid is None:
         raise CorrectionError("The transform of this result is gone, so it cannot be corrected.")

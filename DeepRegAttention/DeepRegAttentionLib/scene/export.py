@@ -6,10 +6,10 @@ is written as if hardened; under any other one it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import SimpleITK as sitk
@@ -25,6 +25,7 @@ from .nodes import (
     array_image,
     array_matrix,
     image_array,
+    last_change,
     matrix_array,
     remove_node,
     voxel_to_world,
@@ -110,6 +111,36 @@ def write_steps(
         for name, landmarks in zip(("fixed_landmarks", "moving_landmarks"), pair):
             write_landmarks(path(name, ".mrk.json"), landmarks)
     return Inputs(**files)
+
+
+def input_states(nodes: Mapping[str, Optional[slicer.vtkMRMLNode]]) -> dict[str, tuple[Any, ...]]:
+    """Of each node, by its name as in :func:`write_steps`, what differs if that may write something else of it now."""
+    return {name: _state(node, name.endswith("mask")) for name, node in nodes.items() if node is not None}
+
+
+def _state(node: slicer.vtkMRMLTransformableNode, visible_only: bool) -> tuple[Any, ...]:
+    above, parent = [], node.GetParentTransformNode()
+    while parent is not None:
+        above.append((parent.GetID(), parent.GetTransformToWorldMTime()))
+        parent = parent.GetParentTransformNode()
+    return (node.GetID(), *above, *_content(node, visible_only))
+
+
+def _content(node: slicer.vtkMRMLTransformableNode, visible_only: bool) -> list[Any]:
+    """What is written of a node, or when that changed last."""
+    if node.IsA("vtkMRMLTransformNode"):
+        return [node.GetTransformToWorldMTime()]
+    if node.IsA("vtkMRMLMarkupsNode"):
+        numbers = range(node.GetNumberOfControlPoints())
+        return [(node.GetNthControlPointLabel(n), *node.GetNthControlPointPosition(n)) for n in numbers]
+    if node.IsA("vtkMRMLSegmentationNode"):
+        segmentation = node.GetSegmentation()
+        source = segmentation.GetSourceRepresentationName()
+        segments = _segments(node, visible_only)
+        return [(name, last_change(segmentation.GetSegment(name).GetRepresentation(source))) for name in segments]
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return [matrix_array(matrix).tolist(), last_change(node.GetImageData())]
 
 
 # Volumes and structures

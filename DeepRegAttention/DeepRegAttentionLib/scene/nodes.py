@@ -55,6 +55,11 @@ def remove_node(scene: slicer.vtkMRMLScene, node: Optional[slicer.vtkMRMLNode]) 
     scene.RemoveNode(node)
 
 
+def last_change(data: Optional[vtk.vtkObject]) -> int:
+    """When something changed last, by VTK's own count; 0 if there is none."""
+    return 0 if data is None else int(data.GetMTime())
+
+
 # The subject hierarchy
 
 

@@ -498,7 +498,8 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self._until_corrected()
         self.assertEqual(self._corrections(), [])
         self.assertLess(abs(slicer.util.arrayFromVolume(result.warped) - found).max(), 1e-3)
-        self.panel.use(None)
+        self.assertEqual(len(files_left()), 1)
+        slicer.mrmlScene.Clear()
         settle()
         self.assertEqual(files_left(), [])
 
@@ -517,11 +518,14 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         table = self.ui.correctionsTable
         return [[float(table.item(n, column).text()) for column in range(3)] for n in range(table.rowCount)]
 
-    def _until_corrected(self) -> None:
-        corrections = self.panel._inspect._correct._corrections
+    def _until_corrected(self) -> list:
+        """Wait for what is under way; its stages."""
+        corrections, stages = self.panel._inspect._correct._corrections, []
+        corrections.progressed.connect(lambda event: stages.append(event.stage))
         longest = wait_until(lambda: not corrections.busy, "the result is corrected", START_S)
         say(f"the longest time without an answer: {longest:.2f} s")
         settle()
+        return stages
 
     def _check_giving_up(self, result) -> None:
         say("a line that is given up is gone")
@@ -543,12 +547,16 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         seen = (bounds[::2] + bounds[1::2]) / 2 + (6, 4, 0)
         belongs = np.add(seen, (0, 3, 0))
         found = slicer.util.arrayFromVolume(result.warped).copy()
+        files = files_left()
+        self.assertEqual(len(files), 1)
         self.ui.correctButton.click()
         line = self.panel._inspect._correct._placing.line
         for point in (seen, belongs):
             line.AddControlPointWorld(*point)
-        settle()
-        self._until_corrected()
+        stages = self._until_corrected()
+        self.assertIn("correct", stages)
+        self.assertNotIn("read", stages, "all was known from the registration")
+        self.assertEqual(files_left(), files)
         ((length, before, after),) = self._corrections()
         self.assertAlmostEqual(length, 3.0, delta=0.1)
         self.assertGreater(before, 1.0)
@@ -560,9 +568,23 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         other = np.add(seen, (0, 2, 1))
         line.SetNthControlPointPositionWorld(1, *other)
         line.InvokeEvent(line.PointEndInteractionEvent)
-        self._until_corrected()
+        self.assertNotIn("read", self._until_corrected())
         self.assertEqual(len(self._corrections()), 1)
         self._check_it_is_there(line, other, result)
+        self._check_a_changed_volume_is_read_anew(line, result, files)
+
+    def _check_a_changed_volume_is_read_anew(self, line, result, files) -> None:
+        say("a volume that was changed meanwhile is written and read anew")
+        slicer.util.arrayFromVolume(result.moving)[:] += 5
+        slicer.util.arrayFromVolumeModified(result.moving)
+        before = slicer.util.arrayFromVolume(result.warped).mean()
+        line.InvokeEvent(line.PointEndInteractionEvent)
+        self.assertIn("read", self._until_corrected())
+        self.assertGreater(slicer.util.arrayFromVolume(result.warped).mean(), before + 3)
+        self.assertEqual(len(files_left()), 1)
+        self.assertNotEqual(files_left(), files)
+        slicer.util.arrayFromVolume(result.moving)[:] -= 5
+        slicer.util.arrayFromVolumeModified(result.moving)
 
     def _check_it_is_there(self, line, belongs, result) -> None:
         """What lay in the moving volume where the line says is brought to its end."""

@@ -39,13 +39,16 @@ class DeepRegAttentionScriptingTest(ScriptedLoadableModuleTest):
         np.testing.assert_allclose(right, self.centre, atol=1.5)
         back = moved(result.inverse, tuple(self.centre))
         np.testing.assert_allclose(back, self.centre + SHIFT, atol=1.5)
+        say("its files are kept for corrections, until the result is removed")
+        self.assertEqual(len(files_left()), 1)
+        slicer.mrmlScene.RemoveNode(result.node)
         self.assertEqual(files_left(), [])
 
     def test_it_corrects(self) -> None:
         say("correct() puts a result right in place, and takes it back")
         logic = DeepRegAttentionLogic()
         result = logic.register(self.fixed, self.moving, **HOW)
-        warped, uncorrected = result.warped, moved(result.inverse, tuple(self.centre))
+        files, warped, uncorrected = files_left(), result.warped, moved(result.inverse, tuple(self.centre))
         fixed, moving = self.centre, self.centre + SHIFT + (2.0, -1.0, 1.0)
         self.assertIs(logic.correct(result, [(fixed, moving)]), result)
         found = result.transform.GetTransformFromParent().TransformPoint(*fixed)
@@ -57,6 +60,12 @@ class DeepRegAttentionScriptingTest(ScriptedLoadableModuleTest):
         logic.correct(result, [])
         np.testing.assert_allclose(moved(result.inverse, tuple(self.centre)), uncorrected, atol=0.05)
         self.assertNotIn("corrections", result.metrics)
+        self.assertEqual(files_left(), files)
+        say("the next registration removes them")
+        registration = logic.register(self.fixed, self.moving, wait=False, **HOW)
+        self.assertEqual(files_left(), [registration.files.folder])
+        registration.cancel()
+        wait_until(lambda: registration.has_ended, "the registration is cancelled", JOB_S)
         self.assertEqual(files_left(), [])
 
     def test_it_calls_back(self) -> None:

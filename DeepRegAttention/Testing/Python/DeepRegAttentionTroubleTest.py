@@ -55,6 +55,7 @@ class DeepRegAttentionTroubleTest(ScriptedLoadableModuleTest):
         self.panel, self.ui, self.client = panel, panel.ui, panel._client
 
     def tearDown(self) -> None:
+        slicer.mrmlScene.Clear()
         self.assertEqual(files_left(), [])
 
     @property
