@@ -76,6 +76,7 @@ class JudgeSection:
         chart = self._result.plots.get(name) if self._result is not None else None
         if chart is not None:
             slicer.modules.plots.logic().ShowChartInLayout(chart)
+            _smooth_once()
 
     def _ask_for_path(self) -> None:
         table = self._table()
@@ -85,6 +86,16 @@ class JudgeSection:
         path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Export the table"), name, "CSV (*.csv)")
         if path:
             self.export(path)
+
+
+def _smooth_once() -> None:
+    """Have the views of plots draw one sample a pixel: 3D Slicer has VTK smooth the picture anyway (FXAA).
+
+    With many samples that fails where Mesa draws in software, as on virtual machines: the ground of the axes is black.
+    """
+    manager = slicer.app.layoutManager()
+    for number in range(manager.plotViewCount):
+        manager.plotWidget(number).plotView().scene().GetRenderer().GetRenderWindow().SetMultiSamples(0)
 
 
 def _fit_columns(view: slicer.qMRMLTableView) -> None:

@@ -345,12 +345,22 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         table = self.ui.measuresTable
         self.assertEqual(table.horizontalScrollBar().maximum, 0, "every value is in sight")
         self.assertGreaterEqual(table.rowHeight(0), table.sizeHintForRow(0), "and every name")
-        self.ui.histogramButton.click()
-        settle()
+        self._check_plot()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "measures.csv"
             self.panel._judge.export(str(path))
             self.assertGreater(len(path.read_text(encoding="utf-8").splitlines()), 3)
+
+    def _check_plot(self) -> None:
+        import numpy as np
+        import qt
+
+        self.ui.histogramButton.click()
+        settle(1.0)
+        image = slicer.app.layoutManager().plotWidget(0).plotView().grab().toImage()
+        beside = [[qt.QColor(image.pixel(x, y)).lightness() for x in range(40)] for y in range(image.height())]
+        self.assertGreater(np.median(beside), 200, "the axis is on a bright ground")
+        self.assertLess(np.min(beside), 60, "and has its numbers")
 
     def _choose_table(self, name: str) -> None:
         self.ui.tableSelector.setCurrentIndex(self.ui.tableSelector.findData(name))
