@@ -3,11 +3,14 @@
     python Testing/benchmarks/causes.py equal ../shared/data
     python Testing/benchmarks/causes.py deletion ../shared/data --task hippocampus
     python Testing/benchmarks/causes.py knockout ../shared/data --task hippocampus
+    python Testing/benchmarks/causes.py force ../shared/data --task heart
 
 ``equal`` gives an image twice, as it is and with noise of 2 % in one: how far it moves. ``deletion`` takes the
 difference of the images away where a map is highest, by showing the moving image there in both, and at as many random
 places inside: how much more the motion changes there. A map that is a cause changes it more than chance, and at best as
 much as the motion itself, taken as a map, would. ``knockout`` takes a part of the network out and says what that costs.
+``force`` asks whether each level's driving force points to where the image still had to go, and whether the force of
+classic Demons, made of the intensities in the very same state, would have done as well.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 from accuracy import TASKS, models_for, read_pair, reporting_pairs
+from DeepRegAttentionLib.engine.fields import gradient, resize_field, warp
 from DeepRegAttentionLib.engine.geometry import Grid, displacement_transform, voxels_to_mm
 from DeepRegAttentionLib.engine.guidance import Guidance
 from DeepRegAttentionLib.engine.intensity import Scale
@@ -34,6 +38,7 @@ from DeepRegAttentionLib.engine.networks.attention import BidirectionalCrossAtte
 from DeepRegAttentionLib.engine.networks.blocks import NetworkOutput
 from DeepRegAttentionLib.engine.networks.drivenmorph import DifferenceModel, NeuralDemons
 from DeepRegAttentionLib.engine.options import RegistrationOptions
+from DeepRegAttentionLib.engine.refine import Objective, refine
 from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.working_pair import working_pair
 from rich.console import Console
@@ -41,6 +46,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 SHARES = (0.02, 0.05, 0.1, 0.2)
+REFINEMENT_STEPS = 40
 BLOCK_MM, RANDOM_DRAWS, NOISE, DARK = 8.0, 2, 0.02, 0.02
 Row = dict[str, float]
 
@@ -66,7 +72,8 @@ def main() -> None:
         ignored = set(options.ignore_labels)
         for model in (name for name in models_for(task) if name in (arguments.models or models_for(task))):
             rows = [EXPERIMENTS[arguments.experiment](model, *read_pair(pair), ignored) for pair in pairs]
-            show(f"{arguments.experiment}: {task}, {model}, {len(rows)} pairs", rows)
+            if rows[0]:
+                show(f"{arguments.experiment}: {task}, {model}, {len(rows)} pairs", rows)
 
 
 def show(title: str, rows: Sequence[dict[str, Row]]) -> None:
@@ -246,6 +253,51 @@ def _flat(part: nn.Module, given: tuple[Tensor], said: Tensor) -> Tensor:
     return given[0] * (sizes[1] / sizes[0].clamp_min(1e-6))
 
 
+# The force beside that of the intensities
+
+
+def force(
+    model: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image, others: sitk.Image, ignored: set[int]
+) -> dict[str, Row]:
+    """Cosine of the forces with the motion that was left, where there is anything, level by level of each pass.
+
+    Left is what the network went on to do, and, as that was trained for, what a refinement that knows of no force did.
+    """
+    network, pair = network_of(model), seen(model, fixed, moving)
+    output = answer(network, pair.fixed, pair.moving)
+    refined = refine(Objective(pair.fixed, pair.moving), output.displacement, REFINEMENT_STEPS)
+    rows, before = {}, torch.zeros_like(output.displacements[0])
+    for own, displacement in zip(output.forces, output.displacements):
+        shape = own.shape[2:]
+        state, factor = resize_field(before, shape), pair.fixed.shape[2] // shape[0]
+        images = [F.avg_pool3d(image, factor) for image in (pair.fixed, pair.moving)]
+        there = (images[0] > DARK).expand_as(own)
+        name = f"{len(rows) // len(network_levels(network)) + 1}, {factor * pair.grid.spacing[0]:g} mm"
+        rows[name] = {
+            f"{title}, {goal}": _cosine(field[there], (resize_field(end, shape) - state)[there])
+            for title, field in (("force", own), ("classic", classic_demons(images[0], warp(images[1], state))))
+            for goal, end in (("network", output.displacement), ("refined", refined))
+        }
+        before = displacement
+    return rows
+
+
+def network_levels(network: nn.Module) -> Sequence[int]:
+    """The channels of each level."""
+    channels: Sequence[int] = network.feature_channels  # type: ignore[assignment]
+    return channels
+
+
+def classic_demons(fixed: Tensor, moving: Tensor) -> Tensor:
+    """The symmetric force of the intensities (Thirion 1998), ``(1, 3, k, j, i)`` in voxels."""
+    difference, slope = fixed - moving, gradient((fixed + moving) / 2)[:, 0]
+    return difference * slope / (slope.square().sum(dim=1, keepdim=True) + difference.square() + 1e-6)
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-6))
+
+
 PARTS: dict[str, tuple[type, Callable[..., Any]]] = {
     "without the driving force": (NeuralDemons, _no_force),
     "without matches (local cross-attention)": (DifferenceModel, _unmatched),
@@ -253,7 +305,7 @@ PARTS: dict[str, tuple[type, Callable[..., Any]]] = {
     "without cross-attention": (BidirectionalCrossAttention, _alone),
     "regional gate the same everywhere": (RegionalAttention, _flat),
 }
-EXPERIMENTS = {"equal": equal, "deletion": deletion, "knockout": knockout}
+EXPERIMENTS = {"equal": equal, "deletion": deletion, "knockout": knockout, "force": force}
 
 
 if __name__ == "__main__":
