@@ -11,8 +11,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.case import Case, CaseCorrector, read_result
-from DeepRegAttentionLib.engine.basis import Basis
 from DeepRegAttentionLib.engine.corrections import Correction, Corrector, correct
+from DeepRegAttentionLib.engine.corrections.basis import Basis
+from DeepRegAttentionLib.engine.corrections.pull import NoSmoothMotionError, Pull
+from DeepRegAttentionLib.engine.corrections.renewal import Renewal
 from DeepRegAttentionLib.engine.errors import CorrectionError, OutputError, UnreadableFileError
 from DeepRegAttentionLib.engine.fields import jacobian_determinant
 from DeepRegAttentionLib.engine.geometry import Grid
@@ -20,9 +22,7 @@ from DeepRegAttentionLib.engine.guidance import Guidance
 from DeepRegAttentionLib.engine.intensity import background_value
 from DeepRegAttentionLib.engine.landmarks import Landmarks
 from DeepRegAttentionLib.engine.options import RegistrationOptions
-from DeepRegAttentionLib.engine.pull import NoSmoothMotionError, Pull
 from DeepRegAttentionLib.engine.registration import register
-from DeepRegAttentionLib.engine.renewal import Renewal
 from DeepRegAttentionLib.engine.result import RegistrationResult
 from DeepRegAttentionLib.engine.result_folder import read_metrics
 from DeepRegAttentionLib.engine.trust.expected_error import expect_error

@@ -12,22 +12,22 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..clock import Report
+from ..errors import CorrectionError
+from ..fields import invert, jacobian_determinant
+from ..geometry import Grid, to_image, to_tensor, voxels_to_mm
+from ..hardware import limited_threads
+from ..maps import difference_map, map_image
+from ..measuring import MeasuredPair, measure
+from ..registration import INVERSE_VOXELS, chain
+from ..resampling import warp_image
+from ..result import Maps, RegistrationResult
+from ..trust.evidence import Answer, object_volume
+from ..trust.expected_error import ExpectedError, error_statistics, expect_error
+from ..trust.predictor import predictor_for
+from ..trust.verdict import verdict
 from .basis import Basis, first_field, vectors
-from .clock import Report
-from .errors import CorrectionError
-from .fields import invert, jacobian_determinant
-from .geometry import Grid, to_image, to_tensor, voxels_to_mm
-from .hardware import limited_threads
-from .maps import difference_map, map_image
-from .measuring import MeasuredPair, measure
 from .pull import Pull
-from .registration import INVERSE_VOXELS, chain
-from .resampling import warp_image
-from .result import Maps, RegistrationResult
-from .trust.evidence import Answer, object_volume
-from .trust.expected_error import ExpectedError, error_statistics, expect_error
-from .trust.predictor import predictor_for
-from .trust.verdict import verdict
 
 Box = tuple[slice, slice, slice]
 

@@ -10,16 +10,16 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from .errors import CorrectionError
-from .geometry import Grid, Lattice, mm_to_voxels, simple_transforms
-from .guidance import Guidance, check_guidance
-from .intensity import IntensityRecipe, Scale
-from .models.files import find_model
-from .models.listing import ModelFile
-from .options import MODEL_SUFFIX
-from .resampling import sample_image
-from .result import RegistrationResult
-from .working_pair import WorkingPair, working_pair
+from ..errors import CorrectionError
+from ..geometry import Grid, Lattice, mm_to_voxels, simple_transforms
+from ..guidance import Guidance, check_guidance
+from ..intensity import IntensityRecipe, Scale
+from ..models.files import find_model
+from ..models.listing import ModelFile
+from ..options import MODEL_SUFFIX
+from ..resampling import sample_image
+from ..result import RegistrationResult
+from ..working_pair import WorkingPair, working_pair
 
 # A result is of an image if it shows that at about so many voxels, to within this share of its contrast.
 _COMPARED, _UNLIKE = 4000, 0.1

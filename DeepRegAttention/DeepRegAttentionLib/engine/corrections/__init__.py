@@ -11,17 +11,17 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..clock import Report
+from ..errors import CorrectionError
+from ..geometry import Grid
+from ..guidance import Guidance
+from ..hardware import limited_threads
+from ..landmarks import transform_points
+from ..resampling import warp_image
+from ..result import RegistrationResult
 from .basis import Basis
-from .clock import Report
-from .errors import CorrectionError
-from .geometry import Grid
-from .guidance import Guidance
-from .hardware import limited_threads
-from .landmarks import transform_points
 from .pull import NoSmoothMotionError, Pull
 from .renewal import Renewal
-from .resampling import warp_image
-from .result import RegistrationResult
 
 Point = tuple[float, float, float]
 
