@@ -453,8 +453,8 @@ class DeepRegAttentionPanelTest(ScriptedLoadableModuleTest):
         self.assertIsNotNone(result, self.ui.logText.plainText)
         self.assertEqual(set(seen), {"Far (being refined)"})
         say("everything was handed over; the files were kept")
-        written = {path.name.split(".")[0] for path in current.folder.glob("*.*")}
-        shutil.rmtree(current.folder)
+        written = {path.name.split(".")[0] for path in current.files.folder.glob("*.*")}
+        shutil.rmtree(current.files.folder)
         given = {"fixed_mask", "moving_mask", "initial_transform", "regularization_map", "fixed_labels", "labels"}
         self.assertLessEqual(given, written)
         self._check_guided(result, np.array([shift + 6.0, 0, 0]))
