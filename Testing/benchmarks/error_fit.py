@@ -7,11 +7,10 @@ those have a level of their own, and only say where an error is larger than else
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -98,17 +97,13 @@ def coarse_error(result: Known) -> Tensor:
 
 
 def fitted(found: dict[str, dict[str, list[Places]]]) -> dict[str, Predictor]:
-    """A predictor for each method, and one for models of which nothing is known, from all that have a network.
-
-    Those with a network begin with what is common to them.
-    """
-    with_network = {method: parts for method, parts in found.items() if model_of(method) is not None}
-    common = fit([part for parts in with_network.values() for part in parts["fit"]], _STEPS)
-    predictors = {}
-    for method, parts in found.items():
-        begun = fit(parts["fit"], _STEPS // 2, common if method in with_network else None)
-        predictors[method] = conformed(begun.predictor(method), parts["conform"])
-    anyone = [conformed(common.predictor(ANY), parts["conform"]) for parts in with_network.values()]
+    """A predictor for each method, and one for models of which nothing is known, from all that have a network."""
+    predictors = {
+        method: conformed(fit(parts["fit"]).predictor(method), parts["conform"]) for method, parts in found.items()
+    }
+    with_network = [parts for method, parts in found.items() if model_of(method) is not None]
+    common = fit([part for parts in with_network for part in parts["fit"]]).predictor(ANY)
+    anyone = [conformed(common, parts["conform"]) for parts in with_network]
     return {**predictors, ANY: max(anyone, key=lambda predictor: float(predictor.margin))}
 
 
@@ -123,7 +118,7 @@ class Learned:
 
     @classmethod
     def nothing(cls, values: Tensor) -> Learned:
-        """Random layers, and what standardises these values."""
+        """Nothing yet: random layers, and what standardises these values."""
         sizes = (values.shape[1], _UNITS), (_UNITS, _UNITS), (_UNITS, 2)
         layers = nn.ModuleList(nn.Linear(*size) for size in sizes)
         return cls(layers, nn.Parameter(torch.zeros(2)), values.mean(dim=0), values.std(dim=0) + 0.01)
@@ -136,18 +131,18 @@ class Learned:
         return Predictor(method, layers, torch.zeros(()))
 
 
-def fit(parts: Sequence[Places], steps: int, begun: Optional[Learned] = None) -> Learned:
+def fit(parts: Sequence[Places]) -> Learned:
     """The median of the logarithm of the error, and the quantile that is to bound it, by gradient descent."""
     torch.manual_seed(0)
     values, errors = torch.cat([part.values for part in parts]), torch.cat([part.logarithms for part in parts])
     border = torch.cat([torch.full_like(part.errors, part.trial.kind == BORDER) for part in parts])
     shares = [_WEIGHTS.get(part.trial.kind, 1.0) / len(part.errors) for part in parts]
     weight = torch.cat([torch.full_like(part.errors, share) for part, share in zip(parts, shares)])
-    learned = Learned.nothing(values) if begun is None else copy.deepcopy(begun)
+    learned = Learned.nothing(values)
     descent = torch.optim.AdamW([*learned.layers.parameters(), learned.level], _RATE, weight_decay=_DECAY)
-    rate = torch.optim.lr_scheduler.OneCycleLR(descent, _RATE, total_steps=steps)
+    rate = torch.optim.lr_scheduler.OneCycleLR(descent, _RATE, total_steps=_STEPS)
     share = torch.tensor([0.5, CONFIDENCE])
-    for _ in range(steps):
+    for _ in range(_STEPS):
         rows = torch.multinomial(weight, _BATCH, replacement=True)
         seen = (values[rows] - learned.mean) / learned.spread
         layers = tuple((layer.weight, layer.bias) for layer in learned.layers)
