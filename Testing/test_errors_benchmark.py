@@ -68,7 +68,7 @@ def test_no_subject_has_two_purposes_and_none_that_judges_trained_a_model() -> N
     root = real_data("lpba40").parent
     subjects, cases = truths.Subjects(root), trials.Cases(root)
     for task in trials.RECIPES:
-        parts = [set(subjects.of(task, role, 100)) for role in truths.ROLES]
+        parts = [set(subjects.everyone(task, role)) for role in truths.ROLES]
         groups = [{case.group or case.name for case in part} for part in parts]
         assert all(groups)
         assert not (groups[0] & groups[1])

@@ -111,18 +111,27 @@ class Known:
 
 
 class Subjects:
-    """The cases of each anatomy by their purpose."""
+    """The cases of each anatomy by their purpose.
+
+    What chose the weights of a model fits, too, with its structures, where there are other images to make bounds hold.
+    """
 
     def __init__(self, data: Path) -> None:
-        self._cases: dict[tuple[str, str], list[ImageFiles]] = {}
-        without_structures = {
+        self._moved: dict[tuple[str, str], list[ImageFiles]] = {}
+        self._with_structures: dict[tuple[str, str], list[list[ImageFiles]]] = {}
+        bare = {
             "brain": _shares(read_cases(data / "ds002748"), 22, 16),
             "hippocampus": _shares(_images(data / "hippocampus" / "unlabelled"), 50, 40),
             "heart": ([], [], []),
         }
         for task, recipe in _RECIPES.items():
-            for role, own, others in zip(ROLES, self._by_model(data, recipe), without_structures[task]):
-                self._cases[task, role] = [*own, *others]
+            trained, chose, reports = self._by_model(data, recipe)
+            fit, conform, others = bare[task]
+            self._moved[task, "fit"] = [*trained, *fit]
+            self._moved[task, "conform"] = conform or chose
+            self._moved[task, "report"] = [*reports, *others]
+            self._with_structures[task, "fit"] = [trained, chose] if conform else [trained]
+            self._with_structures[task, "report"] = [reports]
 
     @staticmethod
     def _by_model(data: Path, recipe: str) -> tuple[list[ImageFiles], list[ImageFiles], list[ImageFiles]]:
@@ -133,17 +142,29 @@ class Subjects:
         return [case for case in cases if case not in chose and case not in reports], chose, reports
 
     def of(self, task: str, role: str, count: int) -> list[ImageFiles]:
-        """At most so many, evenly spaced among those with structures and those without."""
-        cases = self._cases[task, role]
+        """At most so many to be moved, evenly spaced among those with structures and those without."""
+        cases = self._moved[task, role]
         known, others = ([case for case in cases if (case.labels is None) == bare] for bare in (False, True))
         return [*spread(known, count - min(len(others), count // 2)), *spread(others, count // 2)]
 
     def pairs(self, task: str, role: str, count: int) -> list[tuple[ImageFiles, ImageFiles]]:
-        """Pairs with structures, as many subjects as can be: of one patient for the heart, of two people else."""
-        known = [case for case in self._cases[task, role] if case.labels is not None]
-        rings = (zip(known, [*known[step:], *known[:step]]) for step in range(1, len(known)))
-        both = [pair for ring in rings for pair in ring]
-        return spread([pair for pair in both if pair[0].group == pair[1].group], count)
+        """Pairs with structures, at most so many: of one patient for the heart, of two people else.
+
+        As many are such that a model trained on as such that it did not, as far as there are.
+        """
+        sources = self._with_structures.get((task, role), [])
+        return [pair for cases in sources for pair in spread(_pairs(cases), count // len(sources))]
+
+    def everyone(self, task: str, role: str) -> list[ImageFiles]:
+        """All cases that may serve a purpose."""
+        sources = self._with_structures.get((task, role), [])
+        return [*self._moved[task, role], *(case for cases in sources for case in cases)]
+
+
+def _pairs(cases: list[ImageFiles]) -> list[tuple[ImageFiles, ImageFiles]]:
+    """Each with the next, each with the one after that, and so on: few are of as many subjects as can be."""
+    rings = (zip(cases, [*cases[step:], *cases[:step]]) for step in range(1, len(cases)))
+    return [pair for ring in rings for pair in ring if pair[0].group == pair[1].group]
 
 
 def _shares(cases: list[ImageFiles], first: int, second: int) -> tuple[list[ImageFiles], ...]:
