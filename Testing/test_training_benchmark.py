@@ -85,29 +85,28 @@ def test_other_contrasts_keep_the_background_and_the_shape() -> None:
     assert found.transform.TransformPoint((1.0, 2.0, 3.0)) == (1, 2, 3)
 
 
-@pytest.mark.slow
-def test_demons_on_an_oblique_pair_bring_the_labels_together() -> None:
+def jacobian_on_an_oblique_pair(method: accuracy.Method) -> sitk.Image:
+    """That of a method, once it has brought the labels together; on the fixed grid."""
     fixed, moving = blob_image(), blob_image(shift=(4.0, -3.0, 3.0))
     labels = [sitk.Cast(image > 0.4, sitk.sitkInt16) for image in (fixed, moving)]
-    found = accuracy.demons(fixed, moving)
-    before = mean_over_labels(dice(labels[0], labels[1]))
-    after = mean_over_labels(dice(labels[0], warp_image(labels[1], fixed, found.transform, nearest=True)))
-    assert after > before + 0.05
-    assert found.jacobian is not None
-    assert sitk.GetArrayViewFromImage(found.jacobian).min() > 0
-
-
-@pytest.mark.slow
-def test_convex_adam_on_an_oblique_pair_brings_the_labels_together() -> None:
-    pytest.importorskip("convexAdam")
-    fixed, moving = blob_image(), blob_image(shift=(4.0, -3.0, 3.0))
-    labels = [sitk.Cast(image > 0.4, sitk.sitkInt16) for image in (fixed, moving)]
-    found = accuracy.convex_adam(fixed, moving)
+    found = method(fixed, moving)
     before = mean_over_labels(dice(labels[0], labels[1]))
     after = mean_over_labels(dice(labels[0], warp_image(labels[1], fixed, found.transform, nearest=True)))
     assert after > before + 0.05
     assert found.jacobian is not None
     assert found.jacobian.GetSize() == fixed.GetSize()
+    return found.jacobian
+
+
+@pytest.mark.slow
+def test_demons_on_an_oblique_pair_bring_the_labels_together() -> None:
+    assert sitk.GetArrayViewFromImage(jacobian_on_an_oblique_pair(accuracy.demons)).min() > 0
+
+
+@pytest.mark.slow
+def test_convex_adam_on_an_oblique_pair_brings_the_labels_together() -> None:
+    pytest.importorskip("convexAdam")
+    jacobian_on_an_oblique_pair(accuracy.convex_adam)
 
 
 @pytest.mark.parametrize("degrees", [(0.0, 0.0, 0.0), (0.0, 0.0, 180.0), (15.0, 40.0, -20.0)])

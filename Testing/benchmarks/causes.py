@@ -272,7 +272,8 @@ def force(
         state, factor = resize_field(before, shape), pair.fixed.shape[2] // shape[0]
         images = [F.avg_pool3d(image, factor) for image in (pair.fixed, pair.moving)]
         there = (images[0] > DARK).expand_as(own)
-        name = f"{len(rows) // len(network_levels(network)) + 1}, {factor * pair.grid.spacing[0]:g} mm"
+        # Not in mm: the grids of two pairs may differ.
+        name = f"pass {len(rows) // len(output.features) + 1}, 1/{factor}"
         rows[name] = {
             f"{title}, {goal}": _cosine(field[there], (resize_field(end, shape) - state)[there])
             for title, field in (("force", own), ("classic", classic_demons(images[0], warp(images[1], state))))
@@ -280,12 +281,6 @@ def force(
         }
         before = displacement
     return rows
-
-
-def network_levels(network: nn.Module) -> Sequence[int]:
-    """The channels of each level."""
-    channels: Sequence[int] = network.feature_channels  # type: ignore[assignment]
-    return channels
 
 
 def classic_demons(fixed: Tensor, moving: Tensor) -> Tensor:
