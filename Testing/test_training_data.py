@@ -402,6 +402,42 @@ def test_labels_with_a_weight_must_be_there(tmp_path: Path) -> None:
         TrainingDraws(split_pairs(options).training, options, 2, 0)
 
 
+def test_a_share_of_the_draws_is_labelled_and_the_others_train_without_supervision(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    (tmp_path / "blobs" / "labels" / "case1.nii.gz").unlink()
+    weights = {"labels": 1.0, "landmarks": 0.1}
+    options = tiny(tmp_path, weights=weights, data={"cases": "blobs", "labelled": 0.75, "centroids": True})
+    draws = TrainingDraws(split_pairs(options).training, options, 2, 0)
+    items = [draws[n] for n in range(60)]
+    supervised = [item for item in items if "fixed_labels" in item]
+    assert 35 < len(supervised) < 55
+    for item in items:
+        known = {"fixed_labels", "moving_labels", "fixed_landmarks", "moving_landmarks"} & set(item)
+        assert len(known) == (4 if "fixed_labels" in item else 0)
+        assert item["fixed"].shape == item["moving"].shape
+
+
+def test_landmarks_of_files_come_with_the_labelled_draws(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    for kind, ending in (("labels", "nii.gz"), ("landmarks", "txt")):
+        (tmp_path / "blobs" / kind / f"case1.{ending}").unlink()
+    options = tiny(tmp_path, weights={"landmarks": 0.1}, data={"cases": "blobs", "labelled": 0.5})
+    draws = TrainingDraws(split_pairs(options).training, options, 2, 0)
+    found = {"fixed_landmarks" in draws[n] for n in range(12)}
+    assert found == {True, False}
+    assert not any("fixed_labels" in draws[n] for n in range(12))
+
+
+@pytest.mark.parametrize("without", [[], ["case0", "case1", "case2"]])
+def test_a_share_of_labelled_draws_needs_pairs_of_both_kinds(tmp_path: Path, without: list[str]) -> None:
+    write_blobs(tmp_path)
+    for name in without:
+        (tmp_path / "blobs" / "labels" / f"{name}.nii.gz").unlink()
+    options = tiny(tmp_path, weights={"labels": 1.0}, data={"cases": "blobs", "labelled": 0.5})
+    with pytest.raises(OptionError, match=r"“data.labelled” needs pairs of cases with label maps and pairs of others"):
+        TrainingDraws(split_pairs(options).training, options, 2, 0)
+
+
 def test_the_first_draws_are_on_the_coarser_grid(tmp_path: Path) -> None:
     write_blobs(tmp_path)
     options = tiny(tmp_path, start_spacing=8.0, start_steps=2)
@@ -419,3 +455,18 @@ def test_epochs_and_devices_share_the_draws() -> None:
             seen.extend(sampler)
     assert sorted(seen) == list(range(24))
     assert list(EpochSampler(4, 1, 2)) == [1, 3, 5, 7]
+
+
+def test_pairs_are_aligned_as_a_registration_aligns_them(tmp_path: Path) -> None:
+    """An image turned and moved a long way lies on its original once it is aligned, and not with the middles alone."""
+    fixed = blob_image(**GEOMETRIES["S2"])
+    turn = sitk.Euler3DTransform(Grid.of(fixed).centre.tolist(), 0.1, -0.05, 0.15, (4.0, -6.0, 3.0))
+    (tmp_path / "images").mkdir()
+    sitk.WriteImage(fixed, str(tmp_path / "images" / "a.nii.gz"))
+    sitk.WriteImage(sitk.Resample(fixed, fixed, turn), str(tmp_path / "images" / "b.nii.gz"))
+    pairs = all_pairs(find_cases(tmp_path))[:1]
+    off = {}
+    for alignment in ("middles", "affine"):
+        item = PairDataset(pairs, 3.0, 4, IntensityRecipe(), labels=False, alignment=alignment)[0]
+        off[alignment] = float((item["fixed"] - item["moving"]).abs().mean())
+    assert off["affine"] < off["middles"] / 2

@@ -120,6 +120,8 @@ def test_what_makes_no_sense_gets_a_sentence(tmp_path: Path, line: str, words: s
         ("{cases: a, pairs: to-atlas}", "“data.atlas” must be the name of a case"),
         ("{cases: a, atlas: S1}", "“data.atlas” must be .* absent without it"),
         ("{cases: a, validation_pairs: 0}", "“data.validation_pairs” must be at least 1"),
+        ("{cases: a, labelled: 1.5}", "data.labelled must lie between 0 and 1"),
+        ("{cases: a, labelled: 0.5, synthetic: {}}", "“data.labelled” must be absent with “data.synthetic”"),
         ("{synthetic: {shape: [8, 64, 64]}}", "at least 16 voxels"),
         ("{synthetic: {smoothness: [9, 3]}}", "two ascending scales"),
         ("{synthetic: {noise: -1}}", "negative sizes"),
@@ -196,8 +198,11 @@ def test_the_shipped_configurations_fit_the_real_data(path: Path) -> None:
     options = read_training_options(path)
     if options.data.cases is None:
         pytest.skip("it trains on synthetic images")
-    data = real_data("acdc" if options.data.cases.endswith(".csv") else options.data.cases).parent
+    data = real_data(
+        {"brain": "lpba40", "hippocampus": "hippocampus", "heart": "acdc"}[options.metadata["anatomy"]]
+    ).parent
     cases = read_cases(data / options.data.cases, data)
     known = {case.name for case in cases} | {case.group for case in cases}
     assert set(options.validation) | set(options.test) <= known
-    assert not options.weights.labels or all(case.labels for case in cases)
+    supervised = [case for case in cases if case.labels or options.data.labelled is None]
+    assert not options.weights.labels or (supervised and all(case.labels for case in supervised))

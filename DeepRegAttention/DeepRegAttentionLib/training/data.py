@@ -19,6 +19,7 @@ from ..engine.geometry import Grid, points_to_voxels, resample, to_tensor, worki
 from ..engine.images import check_image, read_image
 from ..engine.intensity import IntensityRecipe, normalise
 from ..engine.landmarks import read_landmarks, require_pairs, transform_landmarks
+from ..engine.prealign import prealign
 from .augmentation import (
     Augmentation,
     Motion,
@@ -142,6 +143,9 @@ class PairReader:
         Labels that count, if not all do, and labels that do not; the others become 0.
     centroids : bool
         Whether landmarks are the centroids of the labels, and not those of files.
+    alignment : str
+        ``"affine"`` aligns the images as a registration does, ``"middles"`` puts the middles of their grids on each
+        other.
     """
 
     def __init__(
@@ -151,22 +155,24 @@ class PairReader:
         keep: Sequence[int] = (),
         drop: Sequence[int] = (),
         centroids: bool = False,
+        alignment: str = "middles",
     ) -> None:
         self.multiple = multiple
         self.recipe = recipe
         self.keep = tuple(keep)
         self.drop = tuple(drop)
         self.centroids = centroids
+        self.alignment = alignment
         self.cache = ImageCache()
+        self._aligned: dict[tuple[Path, Path], sitk.Transform] = {}
 
     def read(self, pair: Pair, spacing: float, labels: bool, landmarks: bool, change: Optional[Change] = None) -> Item:
         """Images, fixed mask and, if asked for, labels and landmarks of a pair; see :class:`PairDataset`."""
-        fixed, moving = (self._image(case) for case in pair)
-        grid = working_grid(fixed, spacing, self.multiple)
-        centre = sitk.TranslationTransform(3, (Grid.of(moving).centre - Grid.of(fixed).centre).tolist())
+        grid = working_grid(self._image(pair[0]), spacing, self.multiple)
+        aligned = linear(self._align(pair))
         still = linear(sitk.Transform(3, sitk.sitkIdentity))
         own, other = (still, still) if change is None else change.motions(grid)
-        both = [PlacedCase("fixed", pair[0], own), PlacedCase("moving", pair[1], chained([linear(centre), other]))]
+        both = [PlacedCase("fixed", pair[0], own), PlacedCase("moving", pair[1], chained([aligned, other]))]
         item: Item = {}
         for placed in both:
             item[placed.role] = to_tensor(resample(self._image(placed.case), grid, placed.motion.there))[0]
@@ -179,6 +185,16 @@ class PairReader:
             item.update(centroids(item) if self.centroids else _landmarks(both, grid))
             item["spacing"] = torch.tensor(float(grid.spacing[0]))
         return item if change is None else change.finish(item)
+
+    def _align(self, pair: Pair) -> sitk.Transform:
+        """Fixed points to moving points, LPS mm."""
+        fixed, moving = (self._image(case) for case in pair)
+        if self.alignment == "middles" or pair[0] is pair[1]:
+            return sitk.TranslationTransform(3, (Grid.of(moving).centre - Grid.of(fixed).centre).tolist())
+        key = (pair[0].image, pair[1].image)
+        if key not in self._aligned:
+            self._aligned[key] = prealign(fixed, moving, self.alignment)
+        return self._aligned[key]
 
     def _image(self, case: ImageFiles) -> sitk.Image:
         return self.cache.get("image", case.image, self._read_normalised)
@@ -264,12 +280,13 @@ class PairDataset(Dataset[Item]):
         keep: Sequence[int] = (),
         drop: Sequence[int] = (),
         centroids: bool = False,
+        alignment: str = "middles",
     ) -> None:
         self.pairs = list(pairs)
         self.spacing = spacing
         self.labels = labels and _all_have(pairs, "labels")
         self.landmarks = landmarks and _all_have(pairs, "labels" if centroids else "landmarks")
-        self.reader = PairReader(multiple, recipe, keep, drop, centroids)
+        self.reader = PairReader(multiple, recipe, keep, drop, centroids, alignment)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -299,7 +316,7 @@ class TrainingDraws(Dataset[Item]):
     Raises
     ------
     OptionError
-        Labels have a weight, and a case has none.
+        Labels have a weight and a case has none; or a share of the draws is to be labelled, and all pairs or none are.
     """
 
     def __init__(self, pairs: Sequence[Pair], options: TrainingOptions, multiple: int, start_draws: int) -> None:
@@ -307,20 +324,31 @@ class TrainingDraws(Dataset[Item]):
         self.options = options
         self.start_draws = start_draws
         self.labels = options.weights.labels > 0
+        self.supervised, self.others = _supervised(self.pairs, options.data.labelled)
         if self.labels:
-            _require_labels(pairs, "weights.labels")
+            _require_labels(self.supervised, "weights.labels")
         centroids = options.data.centroids
         if centroids:
-            _require_labels(pairs, "data.centroids")
-        self.landmarks = options.weights.landmarks > 0 and (centroids or _all_have(pairs, "landmarks"))
-        keep = options.structures.values()
-        self.reader = PairReader(multiple, options.intensity, tuple(keep), options.ignore_labels, centroids)
+            _require_labels(self.supervised, "data.centroids")
+        self.landmarks = options.weights.landmarks > 0 and (centroids or _all_have(self.supervised, "landmarks"))
+        self.reader = PairReader(
+            multiple,
+            options.intensity,
+            tuple(options.structures.values()),
+            options.ignore_labels,
+            centroids,
+            options.data.alignment,
+        )
         self.intensities = intensity_changes(options.augmentation)
 
     def __getitem__(self, n: int) -> Item:
         """The n-th draw."""
         random = np.random.default_rng((self.options.seed, n))
-        pair = self.pairs[random.integers(len(self.pairs))]
+        share = self.options.data.labelled
+        supervised = share is None or bool(random.random() < share)
+        labels, landmarks = self.labels and supervised, self.landmarks and supervised
+        pairs = self.supervised if supervised else self.others
+        pair = pairs[random.integers(len(pairs))]
         spacing = self.options.start_spacing if n < self.start_draws else self.options.spacing
         assert spacing is not None  # with cases there is one, see TrainingOptions
         equal = self.options.data.equal
@@ -328,9 +356,20 @@ class TrainingDraws(Dataset[Item]):
         if still:
             pair = (pair[0], pair[0])
         change = Change(self.options.augmentation, self.intensities, random, still)
-        item = self.reader.read(pair, spacing, self.labels, self.landmarks, change)
+        item = self.reader.read(pair, spacing, labels, landmarks, change)
         count = self.options.labels_a_step
-        return item if count is None or not self.labels else some_labels(item, count, random)
+        return item if count is None or not labels else some_labels(item, count, random)
+
+
+def _supervised(pairs: list[Pair], share: Optional[float]) -> tuple[list[Pair], list[Pair]]:
+    """Pairs that are supervised, those of cases with label maps, and the others; without a share all are."""
+    if share is None:
+        return pairs, []
+    supervised = [pair for pair in pairs if _all_have([pair], "labels")]
+    others = [pair for pair in pairs if not _all_have([pair], "labels")]
+    if not supervised or not others:
+        raise OptionError("“data.labelled” needs pairs of cases with label maps and pairs of others.")
+    return supervised, others
 
 
 def some_labels(item: Item, count: int, random: np.random.Generator) -> Item:
@@ -433,9 +472,18 @@ def validation_items(options: TrainingOptions, pairs: Sequence[Pair], multiple: 
         count = options.data.validation_pairs or SYNTHETIC_VALIDATION_PAIRS
         return SyntheticPairs(synthetic, options.seed + 1, multiple, length=count)
     assert options.spacing is not None  # with cases there is one, see TrainingOptions
-    keep, drop, centroids = tuple(options.structures.values()), options.ignore_labels, options.data.centroids
-    grid = (options.spacing, multiple, options.intensity)
-    return PairDataset(pairs, *grid, labels=True, landmarks=True, keep=keep, drop=drop, centroids=centroids)
+    return PairDataset(
+        pairs,
+        options.spacing,
+        multiple,
+        options.intensity,
+        labels=True,
+        landmarks=True,
+        keep=tuple(options.structures.values()),
+        drop=options.ignore_labels,
+        centroids=options.data.centroids,
+        alignment=options.data.alignment,
+    )
 
 
 SYNTHETIC_VALIDATION_PAIRS = 8

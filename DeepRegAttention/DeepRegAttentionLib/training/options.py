@@ -107,6 +107,12 @@ class DataOptions:
         network learns to leave where it is.
     centroids : bool
         Whether landmarks are the centroids of the labels that both cases have, and not those of files.
+    alignment : {"middles", "affine"}
+        How the images of a pair lie at first: with the middles of their grids on each other, or aligned as a
+        registration aligns them.
+    labelled : float, optional
+        Share of the draws from pairs whose cases both have a label map; the others are drawn from all other pairs and
+        train without labels and landmarks. Without it every case needs a label map as soon as labels have a weight.
     synthetic : SyntheticOptions, optional
         Train on synthetic pairs instead; without cases under ``validation`` such pairs judge, too.
     """
@@ -118,6 +124,8 @@ class DataOptions:
     validation_pairs: Optional[int] = None
     equal: float = 0.0
     centroids: bool = False
+    alignment: str = "middles"
+    labelled: Optional[float] = None
     synthetic: Optional[SyntheticOptions] = None
 
     def __post_init__(self) -> None:
@@ -126,7 +134,11 @@ class DataOptions:
         _require_choice("data.pairs", self.pairs, PAIRINGS)
         _require((self.atlas is not None) == (self.pairs == "to-atlas"), "data.atlas", _ATLAS, self.atlas)
         _require_count("data.validation_pairs", self.validation_pairs, 1)
+        _require_choice("data.alignment", self.alignment, ("middles", "affine"))
         require_probability("data.equal", self.equal)
+        if self.labelled is not None:
+            require_probability("data.labelled", self.labelled)
+            _require(self.synthetic is None, "data.labelled", "absent with “data.synthetic”", self.labelled)
 
 
 _ATLAS = "the name of a case with “pairs: to-atlas”, and absent without it"

@@ -136,7 +136,7 @@ def open_study(where: str, options: TrainingOptions, tuning: TuningOptions) -> o
     samplers = {"gp": optuna.samplers.GPSampler, "tpe": optuna.samplers.TPESampler}
     try:
         study = optuna.create_study(
-            storage=_open_storage(where),
+            storage=open_storage(where),
             study_name=options.name,
             sampler=samplers[tuning.sampler](),
             pruner=pruner,
@@ -153,7 +153,8 @@ def open_study(where: str, options: TrainingOptions, tuning: TuningOptions) -> o
     return study
 
 
-def _open_storage(where: str) -> optuna.storages.BaseStorage:
+def open_storage(where: str) -> optuna.storages.BaseStorage:
+    """Where a study is kept: the file of a journal, or the URL of a database."""
     if "://" in where:
         return optuna.storages.RDBStorage(where)
     # Symbolic links, the usual lock, need privileges on Windows.
@@ -322,13 +323,18 @@ def history_plot(study: optuna.Study) -> Figure:
     return figure
 
 
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Shares: how much each setting tells the better quarter of the completed trials from the others (PED-ANOVA)."""
+    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=0.25))
+
+
 def importance_plot(study: optuna.Study) -> Figure:
-    """How much each setting tells the better quarter of the completed trials from the others (PED-ANOVA)."""
-    importances = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=0.25))
-    names = sorted(importances, key=lambda name: importances[name])
+    """A bar for the importance of each setting."""
+    shares = importances(study)
+    names = sorted(shares, key=lambda name: shares[name])
     figure = Figure(figsize=(7, 1 + 0.5 * len(names)), layout="constrained")
     axes = figure.add_subplot(xlabel="importance (share)")
-    bars = axes.barh(names, [importances[name] for name in names])
+    bars = axes.barh(names, [shares[name] for name in names])
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.margins(x=0.1)
     return figure
