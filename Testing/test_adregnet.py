@@ -1,4 +1,4 @@
-"""AD-RegNet: shapes, gradients, fusion, a shift, and learning a real pair."""
+"""AD-RegNet: shapes, both ways of a pair, gradients, fusion, a shift, and learning a real pair."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from DeepRegAttentionLib.engine.errors import ModelError
 from DeepRegAttentionLib.engine.fields import exponentiate, resize_field
 from DeepRegAttentionLib.engine.networks import build_network
-from DeepRegAttentionLib.engine.networks.adregnet import FieldFusion
+from DeepRegAttentionLib.engine.networks.adregnet import ADRegNet, FieldFusion, half_difference
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
 from helpers.networks import check_learning, shift_error, small_network, texture
@@ -32,11 +32,63 @@ def test_its_attention_is_what_each_place_wants_before_that_is_smoothed_and_fuse
     network = small_network("adregnet")
     pulls = []
     for level in network.levels:
-        level.velocity.register_forward_hook(lambda layer, given, pull: pulls.append(pull))
+        level.velocity.register_forward_hook(lambda layer, given, pull: pulls.append(half_difference(pull)))
     with torch.no_grad():
         output = network(texture(16, 16, 24, seed=1), texture(16, 16, 24, seed=2))
     wanted = sum(resize_field(pull, (16, 16, 24)).norm(dim=1, keepdim=True) for pull in pulls)
     torch.testing.assert_close(output.maps["attention"], wanted)
+
+
+def learned(**configuration: object) -> ADRegNet:
+    """With every parameter at random: what starts at zero is not."""
+    network = small_network("adregnet", **configuration)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+@pytest.mark.parametrize("configuration", [{}, {"passes": 2}, {"spatially_varying": True}])
+def test_equal_images_stay_where_they_are_whatever_was_learned(configuration):
+    image, other = texture(16, 16, 24), texture(16, 16, 24, seed=1)
+    network = learned(**configuration)
+    with torch.no_grad():
+        output, moved = network(image, image), network(image, other)
+    assert not output.displacements[0].any()
+    # A warp by nothing changes the features of the finer levels by its rounding.
+    assert float(output.displacement.abs().max()) < 1e-4 * float(moved.displacement.abs().max())
+    assert float(output.maps["attention"].max()) < 1e-4 * float(moved.maps["attention"].max())
+
+
+def test_exchanging_the_images_reverses_the_velocity_of_the_coarsest_level():
+    network = learned()
+    fixed, moving = texture(16, 16, 24, seed=1), texture(16, 16, 24, seed=2)
+    with torch.no_grad():
+        there, back = network(fixed, moving), network(moving, fixed)
+    torch.testing.assert_close(there.velocities[0], -back.velocities[0])
+    assert float(there.velocities[0].abs().max()) > 0.01
+
+
+def test_every_level_reverses_what_it_says_when_what_it_sees_is_exchanged():
+    network = learned()
+    pyramids = [network.encoder(texture(16, 16, 24, seed=seed))[::-1] for seed in (1, 2)]
+    with torch.no_grad():
+        results = []
+        for fixed, moving in (pyramids, pyramids[::-1]):
+            coarsest = network.levels[0](fixed[0], moving[0], None)
+            results.append(network.levels[1](fixed[1], moving[1], coarsest))
+    torch.testing.assert_close(half_difference(results[0].velocity), -half_difference(results[1].velocity))
+    torch.testing.assert_close(results[0].features, results[1].features.roll(1, 0))
+
+
+def test_a_batch_is_its_pairs_one_by_one():
+    network = learned().eval()
+    fixed, moving = (torch.cat([texture(16, 16, 24, seed=seed) for seed in seeds]) for seeds in ((1, 2), (3, 4)))
+    with torch.no_grad():
+        both = network(fixed, moving)
+        for n in range(2):
+            alone = network(fixed[n : n + 1], moving[n : n + 1])
+            torch.testing.assert_close(both.displacement[n : n + 1], alone.displacement)
+            torch.testing.assert_close(both.features[-1][n : n + 1], alone.features[-1])
 
 
 def test_its_size():

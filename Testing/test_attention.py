@@ -10,6 +10,7 @@ from DeepRegAttentionLib.engine.networks.attention import (
     BidirectionalCrossAttention,
     CrossAttention,
     LocalAttention,
+    LocalMatch,
     RegionalAttention,
     Windows,
     attend,
@@ -24,18 +25,60 @@ def tensor(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_local_attention_sums_to_one_and_equals_a_voxelwise_computation():
+STEPS = list(itertools.product((-1, 0, 1), repeat=3))
+
+
+def test_local_attention_equals_a_voxelwise_computation():
     attention = LocalAttention(5, dimension=4, radius=1)
-    target, source = tensor(1, 5, 4, 5, 6), tensor(1, 5, 4, 5, 6, seed=1)
-    gathered, weights = attention(target, source)
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 4, 5, 6))
+    features = tensor(1, 5, 4, 5, 6)
     x = (2, 3, 1)
-    query = attention.query(target)[0, :, x[0], x[1], x[2]]
-    keys = attention.key(source)[0]
-    neighbours = [tuple(a + d for a, d in zip(x, step)) for step in itertools.product((-1, 0, 1), repeat=3)]
+    query = attention.query(features)[0, :, x[0], x[1], x[2]]
+    keys = attention.key(features)[0]
+    neighbours = [tuple(a + d for a, d in zip(x, step)) for step in STEPS]
     scores = torch.stack([(query * keys[:, k, j, i]).sum() / 2 for k, j, i in neighbours]).softmax(0)
-    expected = sum(w * source[0, :, k, j, i] for w, (k, j, i) in zip(scores, neighbours))
-    torch.testing.assert_close(gathered[0, :, x[0], x[1], x[2]], expected)
+    expected = sum(w * features[0, :, k, j, i] for w, (k, j, i) in zip(scores, neighbours))
+    torch.testing.assert_close(attention(features)[0, :, x[0], x[1], x[2]], expected)
+
+
+def test_a_local_match_is_the_formula_at_every_voxel():
+    match = LocalMatch(5, dimension=4, radius=1)
+    fixed, moving = tensor(1, 5, 4, 5, 6), tensor(1, 5, 4, 5, 6, seed=1)
+    offset, certain = match(fixed, moving)
+    own, other = (torch.nn.functional.normalize(match.embedding(image)[0], dim=0) for image in (fixed, moving))
+    sharpness, (k, j, i) = match.log_sharpness.exp(), (2, 3, 1)
+
+    def attention(keys: torch.Tensor) -> torch.Tensor:
+        products = [own[:, k, j, i] @ keys[:, k + a, j + b, i + c] for a, b, c in STEPS]
+        return (sharpness * torch.stack(products)).softmax(0)
+
+    expected = (attention(other) - attention(own)) @ torch.tensor(STEPS, dtype=torch.float32)
+    torch.testing.assert_close(offset[0, :, k, j, i], expected)
+    torch.testing.assert_close(certain[0, :, k, j, i], certainty(attention(other)[None, :])[0])
+
+
+@pytest.mark.parametrize("step", [(1, 0, -1), (0, -2, 0), (2, 1, 0)])
+def test_a_sharp_local_match_finds_where_the_content_went(step):
+    match = LocalMatch(16, dimension=16, radius=2)
+    with torch.no_grad():
+        match.log_sharpness.fill_(5.0)
+    fixed = tensor(1, 16, 8, 9, 10)
+    offset, certain = match(fixed, fixed.roll(step, (2, 3, 4)))
+    inside = (..., slice(3, -3), slice(3, -3), slice(3, -3))
+    expected = torch.tensor(step, dtype=torch.float32).reshape(1, 3, 1, 1, 1).expand_as(offset[inside])
+    torch.testing.assert_close(offset[inside], expected, atol=0.05, rtol=0)
+    assert float(certain[inside].min()) > 0.95
+
+
+@pytest.mark.parametrize("sharpness", [-2.0, 2.0, 5.0])
+def test_a_local_match_of_a_map_with_itself_is_exactly_where_it_is(sharpness):
+    match = LocalMatch(6, dimension=4, radius=1)
+    with torch.no_grad():
+        match.log_sharpness.fill_(sharpness)
+    features = tensor(2, 6, 4, 5, 6)
+    offset, certain = match(features, features.clone())
+    assert not offset.any()
+    assert offset.shape == (2, 3, 4, 5, 6)
+    assert certain.shape == (2, 1, 4, 5, 6)
 
 
 def test_certainty_is_zero_when_undecided_and_one_for_a_single_match():

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from DeepRegAttentionLib.engine import resources
 from DeepRegAttentionLib.engine.errors import OutputError, RegistrationWarning
 from DeepRegAttentionLib.engine.hardware import limited_threads
 from DeepRegAttentionLib.engine.landmarks import Landmarks, read_landmarks, write_landmarks
+from DeepRegAttentionLib.engine.models.files import find_model, save_model
+from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.engine.result import RegistrationResult
@@ -125,6 +128,18 @@ def test_licences_that_are_accepted_reach_the_choice_of_a_model(case, tmp_path):
     outcome = call(*images, "--accept-licence", "cardiac-mr", "--accept-licence", "cardiac")
     assert outcome.exit_code == 2
     assert "no model “cardiac” to accept the licence of (did you mean “cardiac-mr”?)" in error_line(outcome)
+
+
+def test_levels_of_the_driving_force_are_written_on_request(case, tmp_path):
+    configuration = {"channels": [4, 8], "radius": 1}
+    shape = {"network": "drivenmorph", "configuration": configuration, "shape_multiple": 2}
+    model = tmp_path / "small.safetensors"
+    save_model(build_network("drivenmorph", configuration), replace(find_model("brain-t1").info, **shape), model)
+    images = ("register", case / "fixed.nii.gz", case / "moving.nii.gz", "-o", tmp_path / "out")
+    for switch, written in (("--levels", ["driving_force_1.nrrd", "driving_force_2.nrrd"]), ("--no-levels", [])):
+        outcome = call(*images, *FAST, "--model", model, "--format", "nrrd", switch)
+        assert outcome.exit_code == 0, outcome.output
+        assert sorted(path.name for path in (tmp_path / "out").glob("driving_force_[0-9]*")) == written
 
 
 def test_register_writes_the_result_and_one_table(registered):
@@ -500,7 +515,7 @@ def test_options_given_win_over_a_preset():
     assert read_options(None, {}) == RegistrationOptions()
 
 
-@pytest.mark.parametrize(("model", "steps"), [("hippocampus-mr", 0), ("brain-t1-drivenmorph", 30)])
+@pytest.mark.parametrize(("model", "steps"), [("hippocampus-mr", 0), ("brain-t1", 20)])
 def test_balanced_refines_as_much_as_the_model_recommends(model, steps, case, tmp_path):
     arguments = ["--preset", "balanced", "--model", model, "--prealign", "none", "--spacing", 5, "--no-maps"]
     outcome = call("register", case / "fixed.nii.gz", case / "moving.nii.gz", "-o", tmp_path, *arguments)
@@ -608,11 +623,11 @@ def coarse_samples(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("coarse_samples")
 def test_the_demo_ends_with_a_report(tmp_path):
-    outcome = call("demo", "--output", tmp_path / "demo", "--model", "brain-t1-adregnet", "--refine", 1)
+    outcome = call("demo", "--output", tmp_path / "demo", "--model", "brain-t1", "--refine", 1)
     assert outcome.exit_code == 0, outcome.stderr
     assert {"report.html", "warped_labels.nii.gz", "transform.h5"} <= set(files_in(tmp_path / "demo"))
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
-    assert metrics["model"]["name"] == "brain-t1-adregnet"
+    assert metrics["model"]["name"] == "brain-t1"
     tissues = metrics["tissue_dice"]
     assert tissues["after"]["grey"] > tissues["before"]["grey"] > 0.5
     assert outcome.stdout.count("Dice of grey matter") == 1

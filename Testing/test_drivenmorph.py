@@ -1,12 +1,14 @@
-"""DrivenMorph: the force formula and its direction, shapes, gradients, a shift, and learning a real pair."""
+"""DrivenMorph: the force formula and its direction, equal images, shapes, gradients, a shift, and a real pair."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from DeepRegAttentionLib.engine.fields import warp
+from DeepRegAttentionLib.engine.fields import smooth, warp
 from DeepRegAttentionLib.engine.networks import build_network
+from DeepRegAttentionLib.engine.networks.attention import LocalMatch
 from DeepRegAttentionLib.engine.networks.drivenmorph import (
+    NOISE,
     FeatureComparison,
     NeuralDemons,
     added_up,
@@ -17,8 +19,11 @@ from DeepRegAttentionLib.training.options import LossWeights
 from helpers.networks import check_learning, shift_error, small_network, texture, train
 
 
-def comparison_of(fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor) -> FeatureComparison:
-    return FeatureComparison(fixed - moving, weight, weight.mean(dim=1, keepdim=True), fixed)
+def comparison_of(
+    fixed: torch.Tensor, moving: torch.Tensor, weight: torch.Tensor, offset: float = 0.0
+) -> FeatureComparison:
+    mean = weight.mean(dim=1, keepdim=True)
+    return FeatureComparison(fixed - moving, weight, offset * mean.expand(-1, 3, -1, -1, -1), mean, fixed)
 
 
 def blob(centre: float) -> torch.Tensor:
@@ -31,9 +36,10 @@ def test_the_force_is_the_formula_at_every_voxel():
     fixed = fixed * torch.tensor([1.0, 2.0, 0.5]).reshape(1, 3, 1, 1, 1)
     weight = texture(5, 6, 7, seed=3).repeat(1, 3, 1, 1, 1) * torch.tensor([0.3, 0.6, 0.9]).reshape(1, 3, 1, 1, 1)
     demons = NeuralDemons()
-    force = demons.force(fixed, moving, comparison_of(fixed, moving, weight))
+    comparison = comparison_of(fixed, moving, weight, offset=-0.7)
+    force = demons.force(fixed, moving, comparison)
     k, j, i = 2, 3, 4
-    above, below = torch.zeros(3), 1e-3
+    above, below = torch.zeros(3), 1e-2
     for c in range(3):
         mean = ((fixed + moving) / 2)[0, c]
         slope = torch.stack(
@@ -46,17 +52,28 @@ def test_the_force_is_the_formula_at_every_voxel():
         d, w = (fixed - moving)[0, c, k, j, i], weight[0, c, k, j, i]
         above = above + w * d * slope
         below = below + w * (slope**2).sum() + demons.log_stabiliser.exp() ** 2 * w * d**2
-    torch.testing.assert_close(force[0, :, k, j, i], above / below)
+    found = demons.log_reach.exp() * weight[0, :, k, j, i].mean() * comparison.offset[0, :, k, j, i]
+    energy = smooth((weight * (fixed - moving) ** 2).sum(dim=1, keepdim=True), 1.0)[0, 0, k, j, i]
+    torch.testing.assert_close(force[0, :, k, j, i], energy / (energy + NOISE) * (above / below + found))
+
+
+def test_differences_as_small_as_noise_hardly_pull():
+    fixed, moving = 5 * blob(7.5), 5 * blob(8.5)
+    demons, weight = NeuralDemons(), torch.full_like(fixed, 0.5)
+    large = demons.force(fixed, moving, comparison_of(fixed, moving, weight)).norm()
+    little = fixed + 0.01 * (moving - fixed)
+    small = demons.force(fixed, little, comparison_of(fixed, little, weight)).norm()
+    assert float(small.detach()) < 1e-2 * float(large.detach())
 
 
 @pytest.mark.parametrize("shift", [-2.0, 2.0])
 def test_the_force_points_to_where_the_fixed_content_lies_in_the_moving_image(shift):
-    fixed, moving = blob(7.5), blob(7.5 + shift)
+    fixed, moving = 5 * blob(7.5), 5 * blob(7.5 + shift)
     demons = NeuralDemons()
     force = demons.force(fixed, moving, comparison_of(fixed, moving, torch.ones_like(fixed)))
     mean = force.mean(dim=(0, 2, 3, 4)) * shift
     assert float(mean[2]) > 100 * float(mean[:2].abs().max())
-    assert float((force[:, 2] * shift)[(fixed + moving)[:, 0] > 0.2].min()) > -0.05
+    assert float((force[:, 2] * shift)[(fixed + moving)[:, 0] > 1].min()) > -0.05
     velocity = demons(force, comparison_of(fixed, moving, torch.ones_like(fixed)))
     assert float((warp(moving, velocity) - fixed).square().mean()) < 0.6 * float((moving - fixed).square().mean())
 
@@ -79,8 +96,29 @@ def test_equal_images_stay_where_they_are_whatever_was_learned(configuration):
         output, moved = network(image, image), network(image, other)
     # A pass sees the image that the one before has warped by next to nothing, and self-similarity sees that.
     assert float(output.displacement.abs().max()) < 0.01 * float(moved.displacement.abs().max())
-    assert float(output.forces[0].abs().max()) < 1e-4
+    assert not output.forces[0].any()
+    assert not output.displacements[0].any()
     assert float(output.maps["attention"].max()) < 0.01 * float(moved.maps["attention"].max())
+
+
+def test_without_any_difference_that_a_slope_sees_the_match_still_pulls():
+    fixed, moving = torch.ones(1, 4, 4, 4, 4), torch.zeros(1, 4, 4, 4, 4)
+    comparison = comparison_of(fixed, moving, torch.full_like(fixed, 0.5), offset=2.0)
+    demons = NeuralDemons()
+    force = demons.force(fixed, moving, comparison)
+    torch.testing.assert_close(force, (2 / (2 + NOISE) * demons.log_reach.exp() * 0.5).expand_as(force))
+
+
+def test_what_each_level_matched_is_part_of_its_force():
+    network = small_network("drivenmorph")
+    fixed, moving = texture(16, 16, 24, seed=1), texture(16, 16, 24, seed=2)
+    with torch.no_grad():
+        whole = network(fixed, moving)
+        for part in (part for part in network.modules() if isinstance(part, LocalMatch)):
+            part.register_forward_hook(lambda module, given, said: tuple(torch.zeros_like(values) for values in said))
+        without = network(fixed, moving)
+    for one, other in zip(whole.forces, without.forces):
+        assert float((one - other).abs().max()) > 0.01
 
 
 def test_shapes_coarse_to_fine():

@@ -51,7 +51,7 @@ def test_a_known_deformation_is_undone_by_its_truth() -> None:
 def test_what_lies_beyond_the_image_is_not_counted() -> None:
     truth = torch.zeros(1, 3, 6, 6, 6)
     truth[:, 2] = 2.0
-    seen = truths._in_view(truth)[0, 0]
+    seen = truths.in_view(truth)[0, 0]
     assert seen[..., :4].all()
     assert not seen[..., 4:].any()
 

@@ -17,7 +17,7 @@ from DeepRegAttentionLib.report.painting import map_look, map_values, paint
 from DeepRegAttentionLib.report.pictures import label_rim
 from DeepRegAttentionLib.report.sections import PLANES, Section
 from DeepRegAttentionLib.terms import palettes
-from DeepRegAttentionLib.terms.maps import MAPS, VECTORS, Rule, jacobian_factor, offered, scale
+from DeepRegAttentionLib.terms.maps import MAPS, VECTORS, Rule, described, jacobian_factor, offered, scale
 from matplotlib import colormaps
 from PIL import Image
 
@@ -36,6 +36,19 @@ def test_every_map_of_the_engine_is_described_and_no_other() -> None:
 def test_vectors_are_no_map_of_colours() -> None:
     assert [entry.key for entry in offered(MAPS)] == SHOWN
     assert [entry.key for entry in offered({"attention", "jacobian"})] == ["jacobian", "attention"]
+
+
+def test_levels_are_described_but_not_offered() -> None:
+    first, last = described("driving_force_1"), described("driving_force_12")
+    assert (first.key, last.key) == ("driving_force_1", "driving_force_12")
+    assert len({first.name, last.name, MAPS[VECTORS].name}) == 3
+    assert described(VECTORS) is MAPS[VECTORS]
+    assert offered({"driving_force_1", "attention"}) == [MAPS["attention"]]
+    vectors = np.random.default_rng(0).normal(size=(4, 5, 6, 3))
+    assert scale("driving_force_1", vectors) == scale(VECTORS, vectors)
+    for name in ("driving_force_0", "driving_force_1b", "attention_1"):
+        with pytest.raises(KeyError):
+            described(name)
 
 
 # Scales

@@ -94,11 +94,11 @@ def pair() -> tuple[sitk.Image, sitk.Image]:
 
 @pytest.fixture
 def wrong_model(pair: tuple[sitk.Image, sitk.Image], tmp_path: Any) -> ModelFile:
-    """As large as the objects, and moves nothing: its last layers are still zero."""
-    shipped = find_model("brain-t1-drivenmorph").info
+    """As large as the objects, and moves hardly anything: nobody has trained it."""
+    shipped = find_model("brain-t1").info
     extent = foreground_extent(pair[0])
     changes: dict[str, Any] = {"name": "untrained", "extent_mm": extent, "background": None, "spacing": 2.5}
-    info = dataclasses.replace(shipped, configuration={"channels": [4, 8], "radius": 1}, **changes)
+    info = dataclasses.replace(shipped, configuration={"channels": [4, 8]}, **changes)
     torch.manual_seed(0)
     save_model(build_network(info.network, info.configuration), info, tmp_path / "untrained.safetensors")
     return find_model(str(tmp_path / "untrained.safetensors"))

@@ -15,7 +15,9 @@ import safetensors.torch
 import SimpleITK as sitk
 import torch
 from DeepRegAttentionLib.engine.errors import LicenceError, ModelError, OutputError, RegistrationError
-from DeepRegAttentionLib.engine.intensity import IntensityRecipe, background_value, normalise
+from DeepRegAttentionLib.engine.geometry import resample, to_tensor, working_grid
+from DeepRegAttentionLib.engine.images import read_image
+from DeepRegAttentionLib.engine.intensity import IntensityRecipe, Scale, background_value, normalise
 from DeepRegAttentionLib.engine.models import files
 from DeepRegAttentionLib.engine.models.choice import Consent, choose_models, foreground_extent, models_for_field
 from DeepRegAttentionLib.engine.models.files import (
@@ -435,6 +437,25 @@ def test_every_shipped_model_loads_and_says_what_the_list_says():
         assert replace(find_model(model.path).info, **added) == model.info
         assert all((model.info.training_data, model.info.licence, model.info.description, model.info.accuracy))
     assert {model.path for model in listed} == set(folder.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+@pytest.mark.parametrize("model", list_models(), ids=lambda model: model.info.name)
+def test_no_shipped_model_moves_an_image_that_is_given_twice(model, noise):
+    brain = read_image(resource_folder("Samples") / "icbm152-t1.nii.gz")
+    spacing, scale = model.info.spacing or 2.0, Scale.of(sitk.GetArrayViewFromImage(brain), model.info.intensity)
+    if model.info.anatomy not in ("brain", "any"):
+        # Something of the size that the model is made for.
+        side = int(40 * spacing)
+        brain = sitk.RegionOfInterest(brain, [side] * 3, [(size - side) // 2 for size in brain.GetSize()])
+    image = to_tensor(resample(brain, working_grid(brain, spacing, model.info.shape_multiple), change=scale))
+    shown = image > 0.02
+    random = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        displacement = load_model(model)(image, image + noise * random * shown).displacement
+    moved = spacing * displacement.norm(dim=1, keepdim=True)[shown]
+    assert float(moved.mean()) <= 0.1
+    assert np.quantile(moved.numpy(), 0.99) <= 0.3
 
 
 def test_missing_resources_are_named():

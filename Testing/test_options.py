@@ -118,13 +118,14 @@ def test_a_strange_key_gets_none() -> None:
     st.fixed_dictionaries(
         {},
         optional={
-            "model": st.sampled_from(["auto", "none", "brain-t1-drivenmorph"]),
+            "model": st.sampled_from(["auto", "none", "brain-t1"]),
             **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
             "refine": st.none() | st.integers(0, 10_000),
             "landmark_weight": st.floats(0, 1e4),
             "regularization": st.none() | st.floats(0, 1e4),
             "spacing": st.none() | st.floats(0.05, 50),
             "maps": st.booleans(),
+            "levels": st.booleans(),
             "threads": st.none() | st.integers(1, 1024),
             "accepted_licences": st.tuples() | st.tuples(st.just("cardiac-mr")),
         },

@@ -264,6 +264,43 @@ def test_a_network_explains_itself_in_millimetres(pair, model_file):
     assert result.metrics["model"]["name"] == "small"
 
 
+def test_what_each_level_added_makes_up_the_driving_force(pair, model_file, tmp_path):
+    twice = tmp_path / "twice.safetensors"
+    info = find_model(model_file).info
+    configuration = {**info.configuration, "passes": 2}
+    save_model(
+        build_network("drivenmorph", configuration), dataclasses.replace(info, configuration=configuration), twice
+    )
+    options = dataclasses.replace(ALONE, model=str(twice), refine=0, threads=1)
+    names = [f"driving_force_{number}" for number in (1, 2, 3, 4)]
+    result, usual = register(*pair, dataclasses.replace(options, levels=True)), register(*pair, options)
+    assert set(result.maps) - set(usual.maps) == set(names)
+    total = sitk.GetArrayFromImage(usual.maps["driving_force"])
+    levels = [sitk.GetArrayFromImage(result.maps[name]) for name in names]
+    assert min(np.abs(level).max() for level in levels) > 0.01
+    assert np.allclose(sum(levels), total, atol=1e-4)
+
+    read = RegistrationResult.read(result.save(tmp_path / "result"))
+    assert set(read.maps) == set(result.maps)
+    for name, level in zip(names, levels):
+        assert read.maps[name].GetDirection() == pytest.approx(result.maps["driving_force"].GetDirection(), abs=1e-6)
+        assert np.abs(sitk.GetArrayFromImage(read.maps[name]) - level).max() < 1 / 500
+    usual.save(tmp_path / "result")
+    assert not list((tmp_path / "result").glob("driving_force_[0-9]*"))
+
+
+@pytest.mark.parametrize(
+    ("maps", "reason"), [(True, "this method has no driving force"), (False, "no maps are wanted")]
+)
+def test_levels_that_there_are_none_of_are_said(pair, maps, reason):
+    with pytest.warns(
+        errors.RegistrationWarning, match=f"what each level added to the driving force: {reason}"
+    ) as said:
+        result = register(*pair, dataclasses.replace(ALONE, refine=1, maps=maps, levels=True))
+    assert len(said) == 1
+    assert not any(name.startswith("driving_force") for name in result.maps)
+
+
 def test_maps_of_a_method_that_has_none_are_absent(result, tmp_path):
     assert "driving_force" not in result.maps
     assert "attention" not in result.maps

@@ -168,7 +168,7 @@ def test_what_made_the_result_is_told_in_words(fixed, moving):
     metrics = {
         "version": "9.8.7",
         "options": options,
-        "model": {"name": "brain-t1", "network": "drivenmorph", "sha256": "ab" * 32},
+        "model": {"name": "brain-t1", "network": "adregnet", "sha256": "ab" * 32},
         "model_choice": "It suits MR T1 of the brain.",
         "regularization": 0.25,
         "refinement_steps": 25,
@@ -178,7 +178,7 @@ def test_what_made_the_result_is_told_in_words(fixed, moving):
     }
     text = text_of(part(facts_table(metrics, fixed, moving)))
     assert "DeepRegAttention 9.8.7" in text
-    assert "brain-t1 (drivenmorph, SHA-256 abababababab…). It suits MR T1 of the brain." in text
+    assert "brain-t1 (adregnet, SHA-256 abababababab…). It suits MR T1 of the brain." in text
     assert "Rigid alignment, then network, then 25 steps of refinement by MIND self-similarity, smoothness 0.25" in text
     assert "landmarks with weight 0.5" in text
     assert "88 × 96 × 80 voxels of 2.44 mm" in text

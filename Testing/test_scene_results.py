@@ -11,12 +11,13 @@ import SimpleITK as sitk
 from DeepRegAttentionLib.engine.errors import UnreadableFileError
 from DeepRegAttentionLib.engine.geometry import working_grid
 from DeepRegAttentionLib.engine.result import MAP_NAMES
-from DeepRegAttentionLib.scene.deformation import show_deformation
+from DeepRegAttentionLib.scene.deformation import show_deformation, show_force_arrows
 from DeepRegAttentionLib.scene.nodes import LPS_TO_RAS, matrix_array, voxel_to_world
 from DeepRegAttentionLib.scene.overlays import show_overlay
 from DeepRegAttentionLib.scene.preview import refresh_warped
 from DeepRegAttentionLib.scene.results import Wanted, find_results, load_result, load_steps, remove_result
 from DeepRegAttentionLib.scene.transforms import interpolate_linearly, ras_to_lps
+from DeepRegAttentionLib.terms.maps import offered
 from helpers.scene import (
     World,
     add_volume,
@@ -150,6 +151,23 @@ def test_every_map_lies_on_the_fixed_grid_with_its_values(result, saved) -> None
         if name == "driving_force":
             values = values * [-1, -1, 1]
         np.testing.assert_array_equal(voxels(node), values.astype(np.float32))
+
+
+def test_levels_of_the_force_are_vectors_that_no_menu_offers(world, pair, saved, tmp_path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "levels"))
+    for number in (1, 2, 10):
+        shutil.copy(folder / "driving_force.nrrd", folder / f"driving_force_{number}.nrrd")
+    (folder / "driving_force_notes.txt").touch()
+    usual = load_result(world.scene, saved, *pair)
+    result = load_result(world.scene, folder, *pair)
+    levels = ["driving_force_1", "driving_force_2", "driving_force_10"]
+    assert list(result.maps) == [*usual.maps, *levels]
+    assert offered(result.maps) == offered(usual.maps)
+    for name in levels:
+        assert result.maps[name].IsA("vtkMRMLVectorVolumeNode")
+        np.testing.assert_array_equal(voxels(result.maps[name]), voxels(usual.maps["driving_force"]))
+    assert show_force_arrows(result) is not None
+    show_overlay(result.maps, "attention", [])
 
 
 def test_a_map_on_the_working_grid_lies_where_it_is_and_keeps_its_folds(world, pair, saved, images, tmp_path) -> None:

@@ -14,7 +14,7 @@ from helpers.places import REPOSITORY
 sys.path.insert(0, str(REPOSITORY / "Testing" / "benchmarks"))
 import speed
 
-METHOD = "brain-t1-drivenmorph"
+METHOD = "brain-t1"
 
 
 def row(load: str, **measured: object) -> speed.Row:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from DeepRegAttentionLib.engine.fields import warp
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
-from DeepRegAttentionLib.engine.models.files import find_model, load_model, register_model, save_model
+from DeepRegAttentionLib.engine.models.files import find_model, register_model, save_model
 from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.models.listing import list_models
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.resources import resource_folder
-from DeepRegAttentionLib.training.options import read_training_options
+from DeepRegAttentionLib.training.options import LossWeights, read_training_options
 from helpers.images import blob_image
 from helpers.places import REPOSITORY, real_data
 from helpers.training import tiny, write_blobs
@@ -161,19 +164,26 @@ def test_the_documentation_holds_the_means_of_the_committed_measurements() -> No
     assert text.split(accuracy.BEGINNING)[1].split(accuracy.END)[0] == accuracy.tables(rows)
 
 
+def test_centroids_are_as_far_apart_as_the_structures(make_image) -> None:
+    labels = sitk.Cast(make_image() > 0.4, sitk.sitkUInt8)
+    moved = sitk.Image(labels)
+    moved.SetOrigin([place + step for place, step in zip(labels.GetOrigin(), (3.0, 0.0, 4.0))])
+    assert accuracy.centroid_distances(labels, moved) == {1: pytest.approx(5.0)}
+
+
 def test_new_measurements_replace_the_tables_of_the_documentation_alone(tmp_path: Path) -> None:
     document = tmp_path / "docs" / "accuracy.md"
     for folder in (document.parent, tmp_path / "Resources", tmp_path / "Testing" / "benchmarks"):
         folder.mkdir(parents=True)
     document.write_text(f"before\n{accuracy.BEGINNING}old\n{accuracy.END}\nafter\n", encoding="utf-8")
-    rows = rows_of("brain", "brain-t1-adregnet + 20 steps", 0.8, 0.9)
+    rows = rows_of("brain", "brain-t1 + 20 steps", 0.8, 0.9)
     accuracy.write(rows, tmp_path / "out")
     accuracy.publish(rows, tmp_path / "out", document)
     text = document.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old\n" not in text
-    assert "| `brain-t1-adregnet` + 20 steps | 0.850 ± 0.050 |" in text
+    assert "| `brain-t1` + 20 steps | 0.850 ± 0.050 |" in text
     assert (tmp_path / "Testing" / "benchmarks" / "accuracy.csv").is_file()
     assert (tmp_path / "Resources" / "accuracy.png").is_file()
 
@@ -216,15 +226,45 @@ def test_the_accuracy_is_recorded_in_the_model_and_its_list(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_networks_with_and_without_a_local_strength_are_trained_alike(tmp_path: Path) -> None:
+def test_each_arm_of_the_study_of_the_local_strength_is_tuned_trained_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_blobs(tmp_path)
-    recipe = tiny(tmp_path, weights={"labels": 2.0}, labels_a_step=1)
-    runs = {on: varying.simplified(recipe, on, steps=2, spacing=4.0) for on in (True, False)}
-    assert runs[True].weights.diffusion == 2 * runs[False].weights.diffusion
-    assert (runs[True].seed, runs[True].data) == (runs[False].seed, runs[False].data)
-    for on, options in runs.items():
-        found = varying.outcome(options, tmp_path / str(on))
-        assert set(varying.MEASURES) <= set(found)
-        network = load_model(tmp_path / str(on) / "tiny.safetensors")
-        strength = network(torch.rand(1, 1, 8, 8, 8), torch.rand(1, 1, 8, 8, 8)).regularization
-        assert (strength is not None) == on
+    plain = replace(tiny(tmp_path, structures={"outside": 1, "core": 2}), weights=LossWeights(), steps=1)
+    pairs = accuracy.choose_pairs(accuracy.read_cases(tmp_path / "blobs"))[:3]
+    monkeypatch.setattr(varying, "reporting_pairs", lambda *asked: (plain, pairs))
+    monkeypatch.setattr(varying, "unsupervised", lambda *asked: plain)
+    monkeypatch.setattr(varying, "SEEDS", (1, 2))
+    arguments = argparse.Namespace(data=tmp_path, output=tmp_path / "study", trials=4, pairs=3)
+    outcome = varying.compared("heart", arguments)
+    for name, arm in outcome.arms.items():
+        assert set(arm.study.best_params) == set(varying.ARMS[name])
+        assert arm.study.best_value == min(trial.values[0] for trial in varying.completed(arm.study)) > 0
+        assert arm.dice.shape == (2, 3)
+        strength = varying.trained(varying.with_arm(plain, name))(*torch.rand(2, 1, 1, 8, 8, 8)).regularization
+        assert (strength is not None) == (name != "uniform")
+    text = varying.table({"heart": outcome})
+    assert [row.split(" | ")[1] for row in text.splitlines()[2:]] == ["unregistered", *varying.ARMS]
+    varying.write_trials({"heart": outcome}, tmp_path / "trials.csv")
+    with (tmp_path / "trials.csv").open(encoding="utf-8") as file:
+        assert [row["arm"] for row in csv.DictReader(file)] == [name for name in varying.ARMS for _ in range(4)]
+    varying.tuning_figure({"heart": outcome}).savefig(tmp_path / "tuning.png")
+    # Nothing is done twice.
+    monkeypatch.setattr(varying, "trained", None)
+    assert varying.table({"heart": varying.compared("heart", arguments)}) == text
+
+
+def test_an_image_that_was_moved_is_brought_back_by_the_truth(tmp_path: Path) -> None:
+    write_blobs(tmp_path)
+    options = tiny(tmp_path)
+    known = varying.moved_images(options)
+    assert varying.known_error([one.truth for one in known], known, options) == 0
+    still = varying.known_error([torch.zeros_like(one.truth) for one in known], known, options)
+    assert still == pytest.approx(
+        options.spacing * np.mean([one.truth.norm(dim=1, keepdim=True)[one.counts].mean() for one in known])
+    )
+    before, after = (
+        sum(float((image - one.fixed)[one.counts].abs().mean()) for one, image in zip(known, images))
+        for images in ([one.moving for one in known], [warp(one.moving, one.truth) for one in known])
+    )
+    assert after < 0.7 * before

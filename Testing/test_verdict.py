@@ -35,7 +35,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 LIMITS = read_limits(resource_folder("Trust") / "verdict.json")
-ONE_MODEL = "brain-t1-adregnet"
+ONE_MODEL = "brain-t1"
 FAST = RegistrationOptions(model="none", prealign="none", refine=2, spacing=3.0, maps=False)
 
 

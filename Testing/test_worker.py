@@ -49,7 +49,7 @@ from helpers.images import blob_image
 from helpers.places import MODULE
 
 FAST: dict[str, Any] = {"model": "none", "prealign": "none", "refine": 2, "spacing": 5.0, "threads": 1}
-NETWORK = {**FAST, "model": "brain-t1-drivenmorph", "refine": 1}
+NETWORK = {**FAST, "model": "cardiac-mr", "refine": 1}
 
 # Files in the folder of a job make things go wrong, or slow, in it. All else is the worker as it is.
 WITH_MISHAPS = """
@@ -310,7 +310,7 @@ def test_who_does_not_watch_is_shown_nothing(worker, make_job):
     assert worker.of(job.id, "map") == []
 
 
-@pytest.mark.parametrize(("model", "steps"), [("hippocampus-mr", 0), ("brain-t1-drivenmorph", 30)])
+@pytest.mark.parametrize(("model", "steps"), [("hippocampus-mr", 0), ("brain-t1", 20)])
 def test_steps_that_are_left_open_are_the_models_own(model, steps, worker, make_job):
     job = make_job({**FAST, "model": model, "refine": None}, watch=True)
     ended = worker.ask(job)

@@ -45,7 +45,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 Row = dict[str, object]
-TASKS = {"brain": "brain-t1-drivenmorph", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
+TASKS = {"brain": "brain-t1", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
 """Names of the training configurations whose held-out cases are registered."""
 REGULARITY = {
     "mean_jacobian": "mean",
@@ -57,6 +57,7 @@ REGULARITY = {
 COLUMNS = {
     "dice": "Dice",
     "hd95_mm": "HD95 mm",
+    "centroids_mm": "centroids mm",
     "ncc": "NCC",
     "ssim": "SSIM",
     "mean_jacobian": "mean J",
@@ -153,6 +154,7 @@ def _measure_pair(method: Method, pair: Pair, options: TrainingOptions) -> Row:
     overlap, distance = dice(fixed_labels, warped, counted), hd95(fixed_labels, warped, counted)
     row["dice"] = mean_over_labels(_counted(overlap, options))
     row["hd95_mm"] = mean_over_labels(_counted(distance, options))
+    row["centroids_mm"] = mean_over_labels(_counted(centroid_distances(fixed_labels, warped), options))
     row.update({f"dice_{name}": overlap[label] for name, label in options.structures.items()})
     # Where a method was shown other intensities, those of the file tell how well the places agree.
     alike = similarity(fixed, warp_image(moving, fixed, found.transform))
@@ -162,6 +164,17 @@ def _measure_pair(method: Method, pair: Pair, options: TrainingOptions) -> Row:
         row.update({column: regularity[name] for column, name in REGULARITY.items()})
     row["peak_gib"] = _peak_gib()
     return row
+
+
+def centroid_distances(fixed: sitk.Image, warped: sitk.Image) -> dict[int, float]:
+    """How far apart the centroids of each label are that both maps have, mm."""
+    places = []
+    for labels in (fixed, warped):
+        shapes = sitk.LabelShapeStatisticsImageFilter()
+        shapes.Execute(labels)
+        places.append({label: np.array(shapes.GetCentroid(label)) for label in shapes.GetLabels()})
+    both = places[0].keys() & places[1].keys()
+    return {label: float(np.linalg.norm(places[0][label] - places[1][label])) for label in sorted(both)}
 
 
 def _peak_gib() -> float:

@@ -1,31 +1,40 @@
 """Whether what a model shows is what moves the image: experiments on its network alone, on pairs that it never saw.
 
-    python Testing/benchmarks/causes.py equal ../shared/data
+    python Testing/benchmarks/causes.py all ../shared/data --output results --record
     python Testing/benchmarks/causes.py deletion ../shared/data --task hippocampus
-    python Testing/benchmarks/causes.py knockout ../shared/data --task hippocampus
-    python Testing/benchmarks/causes.py force ../shared/data --task heart
+    python Testing/benchmarks/causes.py force ../shared/data --task heart --models cardiac-mr runs/other.safetensors
 
-``equal`` gives an image twice, as it is and with noise of 2 % in one: how far it moves. ``deletion`` takes the
-difference of the images away where a map is highest, by showing the moving image there in both, and at as many random
-places inside: how much more the motion changes there. A map that is a cause changes it more than chance, and at best as
-much as the motion itself, taken as a map, would. ``knockout`` takes a part of the network out and says what that costs.
-``force`` asks whether each level's driving force points to where the image still had to go, and whether the force of
-classic Demons, made of the intensities in the very same state, would have done as well.
+``equal`` gives an image twice, as it is and with noise of 2 % in one: how far it moves. ``inside`` says how many times
+higher than outside each map is inside of what the fixed image shows. ``knockout`` takes a part of the network out and
+says what that costs. ``deletion`` takes the difference of the images away where a map is highest, by showing the moving
+image there in both, and at as many random places inside: how much more the motion changes there. A map that is a cause
+changes it more than chance, and at best as much as the motion itself, taken as a map, would. ``force`` asks whether
+each level's driving force points to where the image still had to go, and whether the force of classic Demons, made of
+the intensities in the very same state, would have done as well.
+
+What the output folder holds of other experiments, tasks and models stays in its tables, so that they can be made in
+several goes; ``--record`` writes them into the documentation. A network that was trained otherwise is scored under the
+name of its file.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import shutil
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
-from accuracy import TASKS, models_for, read_pair, reporting_pairs
+from accuracy import DOCUMENT, TASKS, models_for, read_pair, reporting_pairs
+from DeepRegAttentionLib.dataset import Pair
+from DeepRegAttentionLib.engine.errors import ModelError
 from DeepRegAttentionLib.engine.fields import gradient, resize_field, warp
 from DeepRegAttentionLib.engine.geometry import Grid, displacement_transform, voxels_to_mm
 from DeepRegAttentionLib.engine.guidance import Guidance
@@ -34,21 +43,36 @@ from DeepRegAttentionLib.engine.maps import driving_force
 from DeepRegAttentionLib.engine.method import choose_method
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
 from DeepRegAttentionLib.engine.models.files import find_model, load_model
-from DeepRegAttentionLib.engine.networks.attention import BidirectionalCrossAttention, Matches, RegionalAttention
+from DeepRegAttentionLib.engine.networks.adregnet import FieldFusion
+from DeepRegAttentionLib.engine.networks.attention import (
+    BidirectionalCrossAttention,
+    LocalMatch,
+    Matches,
+    RegionalAttention,
+)
 from DeepRegAttentionLib.engine.networks.blocks import NetworkOutput
 from DeepRegAttentionLib.engine.networks.drivenmorph import DifferenceModel, NeuralDemons
-from DeepRegAttentionLib.engine.options import RegistrationOptions
+from DeepRegAttentionLib.engine.options import MODEL_SUFFIX, RegistrationOptions
 from DeepRegAttentionLib.engine.refine import Objective, refine
 from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.working_pair import working_pair
+from documents import replace_part
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
+from scipy import ndimage
+from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 SHARES = (0.02, 0.05, 0.1, 0.2)
 REFINEMENT_STEPS = 40
 BLOCK_MM, RANDOM_DRAWS, NOISE, DARK = 8.0, 2, 0.02, 0.02
+BORDER_MM, LEAST_OUTSIDE = 6.0, 0.05
+"""How far from the border of what an image shows its inside and outside begin, and the least share of the latter."""
 Row = dict[str, float]
+AREA = "area"
+MOTION, DIFFERENCE = "for comparison: the motion", "for comparison: the difference"
 
 
 class Seen(NamedTuple):
@@ -59,32 +83,62 @@ class Seen(NamedTuple):
     grid: Grid
 
 
+class Measured(NamedTuple):
+    """One number of one experiment on one pair."""
+
+    experiment: str
+    task: str
+    model: str
+    pair: str
+    what: str
+    measure: str
+    value: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("experiment", choices=[*EXPERIMENTS, "all"])
     parser.add_argument("data", type=Path, help="folder in which the data sets lie")
     parser.add_argument("--task", choices=list(TASKS), nargs="+", default=list(TASKS))
-    parser.add_argument("--models", nargs="+", help="all that suit the task, if not given")
+    parser.add_argument("--models", nargs="+", help="names, or files; all that suit the task, if not given")
     parser.add_argument("--pairs", type=int, default=6, help="at most so many for each task")
+    parser.add_argument("--output", type=Path, default=Path("causes"), help="folder for tables and figure")
+    parser.add_argument("--record", action="store_true", help="write tables and figure into the documentation")
     arguments = parser.parse_args()
+    try:
+        for model in arguments.models or ():
+            find_model(model)
+    except ModelError as error:
+        parser.error(str(error))
+    asked = list(EXPERIMENTS) if arguments.experiment == "all" else [arguments.experiment]
     for task in arguments.task:
         options, pairs = reporting_pairs(TASKS[task], arguments.data, arguments.pairs)
-        ignored = set(options.ignore_labels)
-        for model in (name for name in models_for(task) if name in (arguments.models or models_for(task))):
-            rows = [EXPERIMENTS[arguments.experiment](model, *read_pair(pair), ignored) for pair in pairs]
-            if rows[0]:
-                show(f"{arguments.experiment}: {task}, {model}, {len(rows)} pairs", rows)
+        for model in chosen(task, arguments.models):
+            for experiment in asked:
+                rows = measure(experiment, task, model, pairs, set(options.ignore_labels))
+                write(in_order([*measured_before(arguments.output, rows), *rows]), arguments.output)
+                Console().print(Markdown(table(experiment, rows)))
+    if arguments.record:
+        publish(arguments.output)
 
 
-def show(title: str, rows: Sequence[dict[str, Row]]) -> None:
-    """The mean over the pairs, and its range."""
-    columns = list(next(iter(rows[0].values())))
-    table = Table("", *columns, title=title)
-    for name in rows[0]:
-        values = np.array([[row[name][column] for column in columns] for row in rows])
-        cells = zip(values.mean(axis=0), values.min(axis=0), values.max(axis=0))
-        table.add_row(name, *(f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in cells))
-    Console().print(table)
+def chosen(task: str, asked: Optional[Sequence[str]]) -> list[str]:
+    """Of the models that were asked for, those that suit the task and all files; without any, all that suit it."""
+    suitable = models_for(task)
+    if asked is None:
+        return suitable
+    return [model for model in asked if model in suitable or model.endswith(MODEL_SUFFIX)]
+
+
+def measure(experiment: str, task: str, model: str, pairs: Sequence[Pair], ignored: set[int]) -> list[Measured]:
+    """One experiment on all pairs."""
+    name = Path(model).stem if model.endswith(MODEL_SUFFIX) else model
+    return [
+        Measured(experiment, task, name, f"{pair[0].name} {pair[1].name}", what, column, value)
+        for pair in pairs
+        for what, row in EXPERIMENTS[experiment](model, *read_pair(pair), ignored).items()
+        for column, value in row.items()
+    ]
 
 
 def seen(model: str, fixed: sitk.Image, moving: sitk.Image) -> Seen:
@@ -123,52 +177,80 @@ def equal(
     return rows
 
 
+# Inside and outside of what the fixed image shows
+
+
+def inside(
+    model: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image, others: sitk.Image, ignored: set[int]
+) -> dict[str, Row]:
+    """The mean of each exported map inside, over that outside; nothing of an image that shows something all over."""
+    network, pair = network_of(model), seen(model, fixed, moving)
+    within, without = inside_and_outside(pair.fixed, BORDER_MM / pair.grid.spacing[0])
+    if float(without.float().mean()) < LEAST_OUTSIDE:
+        return {}
+    maps = _exported(answer(network, pair.fixed, pair.moving))
+    means = {name: (float(values[within].mean()), float(values[without].mean())) for name, values in maps.items()}
+    return {name: {"inside over outside": high / max(low, 1e-6)} for name, (high, low) in means.items()}
+
+
+def inside_and_outside(image: Tensor, border: float) -> tuple[Tensor, Tensor]:
+    """Bool like the image: more than so many voxels from the border of what it shows, on either side; no holes."""
+    head = ndimage.binary_fill_holes((image[0, 0] > DARK).numpy())
+
+    def away(side: np.ndarray) -> Tensor:
+        return torch.from_numpy(ndimage.distance_transform_edt(side) > border)[None, None]
+
+    return away(head), away(~head)
+
+
 # The difference taken away where a map is highest
 
 
 def deletion(
     model: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image, others: sitk.Image, ignored: set[int]
 ) -> dict[str, Row]:
-    """For each map, by how many times more than at random places the motion changes, for each share of the places."""
+    """For each map, how many times as much as at random places the motion changes, for each share of the places.
+
+    The area under that curve is relative to its width: the mean height.
+    """
     network, pair = network_of(model), seen(model, fixed, moving)
     output = answer(network, pair.fixed, pair.moving)
     block = max(1, round(BLOCK_MM / pair.grid.spacing[0]))
-    inside = torch.nonzero(_blocks((pair.fixed > DARK).float(), block).flatten() > 0.5)[:, 0]
+    places = torch.nonzero(_blocks((pair.fixed > DARK).float(), block).flatten() > 0.5)[:, 0]
     generator = torch.Generator().manual_seed(0)
 
     def changed(count: int, order: Tensor) -> float:
-        where = _mask(inside[order[:count]], pair.fixed, block)
+        where = _mask(places[order[:count]], pair.fixed, block)
         # No step at the border of what is taken away: it would be a difference of its own.
         part = F.avg_pool3d(where.float(), 3, 1, 1)
         again = answer(network, torch.lerp(pair.fixed, pair.moving, part), pair.moving)
         change = (again.displacement - output.displacement).norm(dim=1, keepdim=True)
         return float(change[where].mean()) * pair.grid.spacing[0]
 
-    counts = {f"{share:.0%}": max(1, round(share * len(inside))) for share in SHARES}
+    counts = {f"{share:.0%}": max(1, round(share * len(places))) for share in SHARES}
     chance = {
-        share: np.mean([changed(count, torch.randperm(len(inside), generator=generator)) for _ in range(RANDOM_DRAWS)])
+        share: np.mean([changed(count, torch.randperm(len(places), generator=generator)) for _ in range(RANDOM_DRAWS)])
         for share, count in counts.items()
     }
     rows = {}
     for name, values in _maps(output, pair).items():
-        order = _blocks(values, block).flatten()[inside].argsort(descending=True)
+        order = _blocks(values, block).flatten()[places].argsort(descending=True)
         row = {share: changed(count, order) / max(chance[share], 1e-6) for share, count in counts.items()}
-        rows[name] = {**row, "mean": float(np.mean(list(row.values())))}
+        rows[name] = {**row, AREA: float(trapezoid(list(row.values()), SHARES)) / (SHARES[-1] - SHARES[0])}
     return rows
 
 
-def _maps(output: NetworkOutput, pair: Seen) -> dict[str, Tensor]:
-    """What a result exports, ``(1, 1, K, J, I)``, and what it is to be compared with."""
+def _exported(output: NetworkOutput) -> dict[str, Tensor]:
+    """What a result exports of the network, ``(1, 1, K, J, I)``."""
     force = driving_force(output)
-    maps = dict(output.maps)
-    if force is not None:
-        maps["driving_force_magnitude"] = force.norm(dim=1, keepdim=True)
+    own = {} if force is None else {"driving_force_magnitude": force.norm(dim=1, keepdim=True)}
+    return {**output.maps, **own}
+
+
+def _maps(output: NetworkOutput, pair: Seen) -> dict[str, Tensor]:
+    """What a result exports, and what it is to be compared with."""
     difference = (pair.fixed - pair.moving).abs()
-    return {**maps, "for comparison: the difference": difference, "for comparison: the motion": _length(output)}
-
-
-def _length(output: NetworkOutput) -> Tensor:
-    return output.displacement.norm(dim=1, keepdim=True)
+    return {**_exported(output), DIFFERENCE: difference, MOTION: output.displacement.norm(dim=1, keepdim=True)}
 
 
 def _blocks(values: Tensor, block: int) -> Tensor:
@@ -220,11 +302,8 @@ def changed_parts(network: nn.Module, kind: type, change: Callable[..., Any]) ->
 
 
 def _unmatched(part: nn.Module, given: tuple[Tensor, Tensor], said: Any) -> Any:
-    """DrivenMorph: the comparison as it is where each place of the moving image is its own match."""
-    fixed, moving = given
-    assert isinstance(part, DifferenceModel)
-    features = part.coherence(part.compare(torch.cat([fixed, moving, fixed - moving], dim=1)))
-    return said._replace(features=features, weight=part.weight(features).float().sigmoid())
+    """DrivenMorph: each place is found where it is, without certainty."""
+    return tuple(torch.zeros_like(values) for values in said)
 
 
 def _even(part: nn.Module, given: tuple[Tensor, Tensor], said: Any) -> Any:
@@ -251,6 +330,11 @@ def _flat(part: nn.Module, given: tuple[Tensor], said: Tensor) -> Tensor:
     """AD-RegNet: every channel is gated everywhere as it is in the mean."""
     sizes = [values.abs().mean(dim=(2, 3, 4), keepdim=True) for values in (given[0], said)]
     return given[0] * (sizes[1] / sizes[0].clamp_min(1e-6))
+
+
+def _added(part: nn.Module, given: tuple[Tensor, Tensor, Tensor], said: Tensor) -> Tensor:
+    """AD-RegNet: the velocities of all levels count alike."""
+    return resize_field(given[1], given[2].shape[2:]) + given[2]
 
 
 # The force beside that of the intensities
@@ -295,12 +379,151 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 
 PARTS: dict[str, tuple[type, Callable[..., Any]]] = {
     "without the driving force": (NeuralDemons, _no_force),
-    "without matches (local cross-attention)": (DifferenceModel, _unmatched),
+    "without matches (local cross-attention)": (LocalMatch, _unmatched),
     "attention the same everywhere": (DifferenceModel, _even),
     "without cross-attention": (BidirectionalCrossAttention, _alone),
     "regional gate the same everywhere": (RegionalAttention, _flat),
+    "fusion even": (FieldFusion, _added),
 }
-EXPERIMENTS = {"equal": equal, "deletion": deletion, "knockout": knockout, "force": force}
+EXPERIMENTS = {"equal": equal, "knockout": knockout, "inside": inside, "deletion": deletion, "force": force}
+
+
+# What is made of the measurements
+
+
+class View(NamedTuple):
+    """How the numbers of an experiment become a table: where each belongs, None for nowhere, and its digits."""
+
+    place: Callable[[Measured], Optional[tuple[tuple[str, ...], str]]]
+    """Cells that name the line, beside those of the model and the images, and the head of the column."""
+    digits: int
+    heads: tuple[str, ...] = ()
+    """Of the cells that name the line."""
+
+
+def _of_parts(row: Measured) -> Optional[tuple[tuple[str, ...], str]]:
+    if row.what == "whole":
+        return ((), "Dice, whole") if row.measure == "Dice" else None
+    return ((), f"{row.what}: lost") if row.measure == "lost" else None
+
+
+def _of_forces(row: Measured) -> Optional[tuple[tuple[str, ...], str]]:
+    place, level = row.what.split(", ")
+    whose, goal = row.measure.split(", ")
+    return ((whose,), level) if (place, goal) == ("pass 1", "refined") else None
+
+
+VIEWS = {
+    "equal": View(lambda row: ((), f"{row.what}: {row.measure}"), 3),
+    "knockout": View(_of_parts, 3),
+    "inside": View(lambda row: ((), row.what), 1),
+    "deletion": View(lambda row: ((row.what,), row.measure), 2, ("map",)),
+    "force": View(_of_forces, 2, ("force",)),
+}
+
+
+def table(experiment: str, rows: Sequence[Measured]) -> str:
+    """An experiment's means over the pairs as Markdown; nothing without a measurement."""
+    view = VIEWS[experiment]
+    cells: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    pairs: dict[tuple[str, ...], set[str]] = {}
+    for row in (row for row in rows if row.experiment == experiment):
+        place = view.place(row)
+        if place is not None:
+            line = (f"`{row.model}`", row.task, *place[0])
+            cells.setdefault(line, {}).setdefault(place[1], []).append(row.value)
+            pairs.setdefault(line, set()).add(row.pair)
+    if not cells:
+        return ""
+    columns = list(dict.fromkeys(column for found in cells.values() for column in found))
+    lines = [f"| {' | '.join(('model', 'images', *view.heads, 'pairs', *columns))} |"]
+    lines.append("|---" * (3 + len(view.heads) + len(columns)) + "|")
+    for line, found in cells.items():
+        means = [_rounded(found[name], view.digits) if name in found else "" for name in columns]
+        lines.append(f"| {' | '.join((*line, str(len(pairs[line])), *means))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rounded(values: Sequence[float], digits: int) -> str:
+    """Their mean; never a zero with a sign."""
+    return f"{round(statistics.mean(values), digits) + 0.0:.{digits}f}"
+
+
+def in_order(rows: Sequence[Measured]) -> list[Measured]:
+    """By experiment and task."""
+    return sorted(rows, key=lambda row: (list(EXPERIMENTS).index(row.experiment), list(TASKS).index(row.task)))
+
+
+def read(folder: Path) -> list[Measured]:
+    """The measurements of a folder, none if it has none."""
+    path = folder / "causes.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [Measured(**{**row, "value": float(row["value"])}) for row in csv.DictReader(file)]
+
+
+def measured_before(folder: Path, rows: Sequence[Measured]) -> list[Measured]:
+    """What the folder holds of experiments, tasks and models that are not among the rows."""
+    now = {row[:3] for row in rows}
+    return [row for row in read(folder) if row[:3] not in now]
+
+
+def write(rows: Sequence[Measured], folder: Path) -> None:
+    """Every measurement as CSV, the means as Markdown, what was taken away as a figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "causes.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(Measured._fields)
+        writer.writerows((*row[:-1], f"{row.value:.5g}") for row in rows)
+    text = "\n".join(f"{name}\n\n{part}" for name in EXPERIMENTS if (part := table(name, rows)))
+    (folder / "causes.md").write_text(text, encoding="utf-8")
+    if any(row.experiment == "deletion" for row in rows):
+        figure([row for row in rows if row.experiment == "deletion"]).savefig(folder / "causes.png", dpi=80)
+
+
+def publish(folder: Path, document: Path = DOCUMENT) -> None:
+    """Put each table of the folder between its marks of the documentation, and figure and measurements beside it."""
+    rows = read(folder)
+    for experiment in EXPERIMENTS:
+        replace_part(document, experiment, table(experiment, rows))
+    root = document.parents[1]
+    shutil.copy(folder / "causes.csv", root / "Testing" / "benchmarks")
+    if (folder / "causes.png").exists():
+        shutil.copy(folder / "causes.png", root / "Resources")
+
+
+def figure(rows: Sequence[Measured]) -> Figure:
+    """A panel for each model and task: the motion's change by the share of places whose difference is taken away."""
+    groups = list(dict.fromkeys((row.model, row.task) for row in rows))
+    across = min(4, len(groups))
+    drawn = Figure(figsize=(max(5, 3 * across), 1 + 2.6 * -(-len(groups) // across)), layout="constrained")
+    FigureCanvasAgg(drawn)
+    panels = drawn.subplots(-(-len(groups) // across), across, squeeze=False, sharex=True)
+    for panel in panels.flat[len(groups) :]:
+        panel.set_axis_off()
+    for (model, task), panel in zip(groups, panels.flat):
+        own = [row for row in rows if (row.model, row.task) == (model, task) and row.measure != AREA]
+        for name in dict.fromkeys(row.what for row in own):
+            heights = [[row.value for row in own if (row.what, row.measure) == (name, f"{s:.0%}")] for s in SHARES]
+            panel.plot([100 * share for share in SHARES], np.mean(heights, axis=1), **STYLES[name])
+        panel.axhline(1, color="0.6", linewidth=1, label="random places")
+        panel.set_title(f"{model}, {task}", fontsize=9)
+    labelled = {label: line for panel in panels.flat for line, label in zip(*panel.get_legend_handles_labels())}
+    drawn.legend(
+        labelled.values(), labelled.keys(), loc="outside upper center", ncols=5 if across > 2 else 3, fontsize=8
+    )
+    drawn.supxlabel("% of the places inside, those where a map is highest", fontsize=9)
+    drawn.supylabel("change of the motion there, random = 1", fontsize=9)
+    return drawn
+
+
+STYLES: dict[str, dict[str, str]] = {
+    "attention": {"color": "C0", "marker": ".", "label": "attention"},
+    "driving_force_magnitude": {"color": "C3", "marker": ".", "label": "driving force"},
+    DIFFERENCE: {"color": "0.4", "linestyle": ":", "label": "difference"},
+    MOTION: {"color": "0.2", "linestyle": "--", "label": "motion"},
+}
 
 
 if __name__ == "__main__":

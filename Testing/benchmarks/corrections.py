@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder in which the data sets lie")
-    parser.add_argument("--methods", nargs="+", default=["brain-t1-drivenmorph", "hippocampus-mr"], choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=["brain-t1", "hippocampus-mr"], choices=METHODS)
     parser.add_argument("--cases", type=int, default=6)
     parser.add_argument("--places", type=int, default=3, help="so many corrections for each case, one at a time")
     parser.add_argument("--role", default="report", choices=ROLES, help="which cases; nothing was chosen by “report”")

@@ -165,7 +165,7 @@ def body(size: tuple[int, int, int], breath: float, seed: int) -> sitk.Image:
     return body
 
 
-_OURS = ("brain-t1-drivenmorph", "brain-t1-adregnet", "brain-t1-drivenmorph + 20 steps")
+_OURS = ("brain-t1", "brain-t1 + 20 steps")
 _OTHERS = ("antspyx SyN", "picsl-greedy")
 PAIRS: dict[str, Images] = {
     "96x96x96": Images(brains_of(96), (*_OURS, DEFAULT, COMMAND, *_OTHERS)),

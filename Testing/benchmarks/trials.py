@@ -28,11 +28,11 @@ from DeepRegAttentionLib.engine.result import RegistrationResult
 from DeepRegAttentionLib.training.options import read_training_options
 from spoiled import Spoil, Subject
 
-RECIPES = {"brain": "brain-t1-adregnet", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
+RECIPES = {"brain": "brain-t1", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
 """The training configurations whose cases are registered."""
 
 OTHER_BRAINS = "ds002748"
-"""Brains of another scanner, without structures; no model was trained on them."""
+"""Brains of another scanner, without structures; models were trained on some of those that fit."""
 
 PARTS = ("fit", "report")
 GOOD, GOOD_INVERTED = "good", "good, inverted"
@@ -123,7 +123,7 @@ class Cases:
         self._parts: dict[str, dict[str, list[str]]] = {}
         for task, recipe in RECIPES.items():
             options = read_training_options(resource_folder("Training") / f"{recipe}.yaml")
-            cases = read_cases(data / str(options.data.cases), data)
+            cases = [case for case in read_cases(data / str(options.data.cases), data) if case.labels is not None]
             self._files.update({(task, case.name): case for case in cases})
             self._ignored[task] = set(options.ignore_labels)
             held = set(options.validation) | set(options.test)
@@ -195,8 +195,7 @@ def good_trials(cases: Cases, part: str, count: int) -> Iterator[Trial]:
             yield Trial(GOOD_INVERTED, "any-contrast", fixed, moving)
 
 
-MADE_FOR = {"brain-t1-adregnet": "brain", "brain-t1-drivenmorph": "brain", "hippocampus-mr": "hippocampus",
-            "cardiac-mr": "heart"}  # fmt: skip
+MADE_FOR = {"brain-t1": "brain", "hippocampus-mr": "hippocampus", "cardiac-mr": "heart"}
 TASK_MODELS = [(task, model) for model, task in MADE_FOR.items()]
 TASK_MODELS += [(task, model) for model in ("any-contrast", "none") for task in RECIPES]
 

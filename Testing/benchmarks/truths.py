@@ -35,9 +35,8 @@ from DeepRegAttentionLib.training.augmentation import Augmentation, Chance, inte
 from DeepRegAttentionLib.training.options import TrainingOptions, read_training_options
 
 METHODS = {
-    "brain-t1-drivenmorph": ("brain",), "brain-t1-adregnet": ("brain",), "hippocampus-mr": ("hippocampus",),
-    "cardiac-mr": ("heart",), "any-contrast": ("hippocampus", "heart", "brain"),
-    "none": ("hippocampus", "heart", "brain"),
+    "brain-t1": ("brain",), "hippocampus-mr": ("hippocampus",), "cardiac-mr": ("heart",),
+    "any-contrast": ("hippocampus", "heart", "brain"), "none": ("hippocampus", "heart", "brain"),
 }  # fmt: skip
 """Each method, and the anatomies that it is made for."""
 
@@ -46,7 +45,7 @@ MOVED, BORDER, FOREIGN, WRONG = "moved", "border", "foreign", "wrong"
 """A known deformation; structures; a known deformation of anatomy that the method is not made for; an answer that no
 registration gave, wrong on purpose by up to some voxels."""
 
-_RECIPES = {"brain": "brain-t1-drivenmorph", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
+_RECIPES = {"brain": "brain-t1", "hippocampus": "hippocampus-mr", "heart": "cardiac-mr"}
 # A deformation varies over so many parts of the longest side; the strongest moves by a third of that, without a fold.
 _SCALES, _STRENGTH = (0.25, 0.12, 0.06), 0.33
 # From images that hardly moved to what differs between two people.
@@ -135,9 +134,9 @@ class Subjects:
 
     @staticmethod
     def _by_model(data: Path, recipe: str) -> tuple[list[ImageFiles], list[ImageFiles], list[ImageFiles]]:
-        """What the model of a recipe trained on, what chose its weights, and what it reports on."""
+        """What the model of a recipe trained on with structures, what chose its weights, and what it reports on."""
         options = _recipe(recipe)
-        cases = read_cases(data / str(options.data.cases), data)
+        cases = [case for case in read_cases(data / str(options.data.cases), data) if case.labels is not None]
         chose, reports = select(cases, options.validation), select(cases, options.test)
         return [case for case in cases if case not in chose and case not in reports], chose, reports
 
@@ -253,7 +252,7 @@ def registered(trial: Trial) -> Known:
         pair, truth = moved(pair, random, trial.method)
         found = _wrong(truth, random) if trial.kind == WRONG else _deformed(pair, method, options)
         error = method.grid.spacing[0] * (found - truth).norm(dim=1, keepdim=True)
-        error[~_in_view(truth)] = torch.nan
+        error[~in_view(truth)] = torch.nan
     return Known(pair, found, error, method.grid.spacing[0])
 
 
@@ -274,13 +273,7 @@ def _deformed(pair: WorkingPair, method: Method, options: RegistrationOptions) -
 
 def moved(pair: WorkingPair, random: np.random.Generator, method: str) -> tuple[WorkingPair, torch.Tensor]:
     """The fixed image and itself, moved, with another contrast each, and the displacement that undoes it, voxels."""
-    shape, generator = pair.fixed.shape[2:], torch.Generator().manual_seed(int(random.integers(2**31)))
-    velocity, amplitude = torch.zeros(1, 3, *shape), random.uniform(*_AMPLITUDES)
-    for part in _SCALES:
-        reach = max(2.0, part * max(shape))
-        strength = amplitude * random.uniform(0.05, 1.0) * _STRENGTH / 2 * reach
-        velocity += strength * smooth_noise(3, shape, reach, generator)
-    there, back = exponentiate(velocity), exponentiate(-velocity)
+    there, back = known_deformation(pair.fixed.shape[2:], random)
     change = intensity_changes(_CHANGES)
     images = [
         torch.where(image > _DARK, change(image[0], int(random.integers(2**31)))[None], image)
@@ -289,6 +282,17 @@ def moved(pair: WorkingPair, random: np.random.Generator, method: str) -> tuple[
     if method == "any-contrast" and random.random() < 0.5:
         images[1] = torch.where(images[1] > _DARK, (1.05 - images[1]).clamp(_DARK, 1), images[1])
     return WorkingPair(images[0], images[1]), back
+
+
+def known_deformation(shape: Sequence[int], random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A displacement on a grid ``(K, J, I)`` and the one that undoes it, ``(1, 3, K, J, I)``, voxels."""
+    generator = torch.Generator().manual_seed(int(random.integers(2**31)))
+    velocity, amplitude = torch.zeros(1, 3, *shape), random.uniform(*_AMPLITUDES)
+    for part in _SCALES:
+        reach = max(2.0, part * max(shape))
+        strength = amplitude * random.uniform(0.05, 1.0) * _STRENGTH / 2 * reach
+        velocity += strength * smooth_noise(3, shape, reach, generator)
+    return exponentiate(velocity), exponentiate(-velocity)
 
 
 def _wrong(truth: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
@@ -301,7 +305,7 @@ def _wrong(truth: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     return random.uniform() * truth + min(np.exp(random.uniform(*np.log(_VOXELS_OFF))), reach / 3) * beside
 
 
-def _in_view(truth: torch.Tensor) -> torch.Tensor:
+def in_view(truth: torch.Tensor) -> torch.Tensor:
     """Where the place that belongs to it lies on the grid, too: beyond there is nothing to be found."""
     shape = torch.tensor(truth.shape[2:])
     axes = torch.meshgrid(*[torch.arange(n) for n in truth.shape[2:]], indexing="ij")

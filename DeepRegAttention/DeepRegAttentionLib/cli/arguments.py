@@ -121,6 +121,15 @@ Maps = Annotated[
     Optional[bool],
     _option("Whether the maps that explain the result are made.", _OUTPUT, "--maps/--no-maps", default="maps"),
 ]
+Levels = Annotated[
+    Optional[bool],
+    _option(
+        "Whether, among them, is what each level of the network added to the driving force.",
+        _OUTPUT,
+        "--levels/--no-levels",
+        default="no-levels",
+    ),
+]
 Displacement = Annotated[
     bool,
     typer.Option(

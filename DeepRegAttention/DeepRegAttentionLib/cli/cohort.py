@@ -111,6 +111,7 @@ def cohort(
     landmark_weight: a.LandmarkWeight = None,
     spacing: a.Spacing = None,
     maps: a.Maps = None,
+    levels: a.Levels = None,
     displacement: a.Displacement = False,
     report: a.Report = False,
     format: a.Format = "nii.gz",

@@ -42,6 +42,7 @@ def register(
     labels: a.Labels = None,
     fixed_labels: a.FixedLabels = None,
     maps: a.Maps = None,
+    levels: a.Levels = None,
     displacement: a.Displacement = False,
     report: a.Report = False,
     format: a.Format = "nii.gz",

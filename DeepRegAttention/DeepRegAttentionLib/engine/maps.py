@@ -14,8 +14,9 @@ from .fields import jacobian_determinant
 from .geometry import Grid, Lattice, mm_to_voxels, to_image, to_tensor, voxels_to_mm
 from .intensity import Scale
 from .networks.blocks import NetworkOutput
-from .networks.drivenmorph import added_up, force_agreement
+from .networks.drivenmorph import added_up, force_agreement, on_finest
 from .resampling import sample_image
+from .result_folder import level_map
 
 # Around what the images show, so many voxels of the working grid belong to it.
 _BESIDE = 2
@@ -44,6 +45,16 @@ def driving_force(output: Optional[NetworkOutput]) -> Optional[Tensor]:
     The levels' own, ``output.velocities``, compose to the motion exactly. None where a method has no force.
     """
     return added_up(output.velocities) if output is not None and output.forces else None
+
+
+def level_maps(output: Optional[NetworkOutput], own: Grid) -> dict[str, Tensor]:
+    """What each level and pass added to :func:`driving_force`, in the order in which they moved the image.
+
+    By the names of their maps, ``(1, 3, K, J, I)`` on the working grid, LPS mm; they add up to it. Empty where a
+    method has no force.
+    """
+    forces = on_finest(output.velocities) if output is not None and output.forces else []
+    return {level_map(number): voxels_to_mm(force, own) for number, force in enumerate(forces, start=1)}
 
 
 def explanation_maps(

@@ -181,18 +181,24 @@ def _spacing_for(size: Sequence[int], spacing: Sequence[float]) -> float:
     return coarse
 
 
-def working_voxels(size: Sequence[int], spacing: Sequence[float], options: RegistrationOptions) -> int:
+def working_voxels(size: Sequence[int], spacing: Sequence[float], options: RegistrationOptions) -> dict[str, int]:
     """Voxels of the working grid for a fixed image of this size and spacing (mm), before the images are known.
 
-    Where the options leave the model open, those of the largest grid that may come of it: that of no model, and
-    those of the models whose objects have room in such an image. Raises ModelError if the model is unknown or damaged.
+    By the network that works on it, ``"none"`` without one. Where the options leave the model open, the largest grids
+    that may come of it: that of no model, and those of the models whose objects have room in such an image. Raises
+    ModelError if the model is unknown or damaged.
     """
     extents = [n * s for n, s in zip(size, spacing)]
     by_size = _spacing_for(size, spacing)
-    grids: list[tuple[float, int]] = []
+    grids: list[tuple[str, float, int]] = []
     if options.model in ("auto", "none"):
-        grids.append((options.spacing or by_size, _MULTIPLE))
+        grids.append(("none", by_size, _MULTIPLE))
     if options.model != "none":
         models = models_for_field(extents, list_models()) if options.model == "auto" else [find_model(options.model)]
-        grids += [(options.spacing or m.info.spacing or by_size, m.info.shape_multiple) for m in models]
-    return max(math.prod(math.ceil(e / step / multiple) * multiple for e in extents) for step, multiple in grids)
+        grids += [(m.info.network, m.info.spacing or by_size, m.info.shape_multiple) for m in models]
+    voxels: dict[str, int] = {}
+    for network, suits, multiple in grids:
+        step = options.spacing or suits
+        count = math.prod(math.ceil(e / step / multiple) * multiple for e in extents)
+        voxels[network] = max(count, voxels.get(network, 0))
+    return voxels

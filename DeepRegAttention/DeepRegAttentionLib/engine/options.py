@@ -44,6 +44,8 @@ class RegistrationOptions:
         Arithmetic of the convolutions; ``"auto"`` takes bfloat16 where it is fast.
     maps : bool
         Whether the explanatory maps (driving force, attention, ...) are made.
+    levels : bool
+        Whether, among these maps, is also what each level added to the driving force.
     threads : int, optional
         CPU threads; None takes as many as the process may use.
     accepted_licences : tuple of str
@@ -63,6 +65,7 @@ class RegistrationOptions:
     device: str = "auto"
     precision: str = "auto"
     maps: bool = True
+    levels: bool = False
     threads: Optional[int] = None
     accepted_licences: tuple[str, ...] = ()
     undecided_licences: tuple[str, ...] = ()
@@ -72,7 +75,8 @@ class RegistrationOptions:
         _require_choice("similarity", self.similarity, SIMILARITIES)
         _require_choice("device", self.device, DEVICES)
         _require_choice("precision", self.precision, PRECISIONS)
-        _require_kind("maps", self.maps, bool, "true or false")
+        for name in ("maps", "levels"):
+            _require_kind(name, getattr(self, name), bool, "true or false")
         if self.refine is not None:
             _require_kind("refine", self.refine, int, "a whole number")
             _require_range("refine", self.refine, 0, 10_000)

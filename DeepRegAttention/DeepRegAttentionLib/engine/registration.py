@@ -24,6 +24,7 @@ from .maps import (
     driving_force_statistics,
     explanation_maps,
     images_where,
+    level_maps,
     map_image,
 )
 from .measuring import MeasuredPair, measure
@@ -33,6 +34,7 @@ from .prealign import prealign
 from .preview import Preview, Show
 from .resampling import warp_image
 from .result import Maps, RegistrationResult
+from .result_folder import level_map
 from .trust.evidence import Answer, object_volume
 from .trust.expected_error import error_statistics, expect_error
 from .trust.verdict import verdict
@@ -134,8 +136,11 @@ def _register(
             grids = method.grid, Grid.of(fixed)
             maps.update(images_where(error.there, error.maps(), *grids))
             said = explanation_maps(found.output, force, method.grid, error.there)
+            if options.levels:
+                said.update(level_maps(found.output, method.grid))
             maps.update(images_where(beside(error.there), said, *grids))
             _add_differences(maps, fixed, moving, warped, scales, linear, options.threads)
+        _warn_of_no_levels(options, maps)
         result = RegistrationResult(warped, transform, inverse, maps)
         report(0.5)
         stages = {"before": guidance.initial_transform, "linear": linear, "after": transform}
@@ -183,6 +188,13 @@ def _warn_of_no_refinement(method: Method, options: RegistrationOptions, guidanc
     unused = pull or guidance.regularization_map is not None
     if unused and options.refine is None and method.model is not None and not method.steps:
         message = "The model recommends no refinement, in which alone landmarks pull and a regularization map acts."
+        warnings.warn(message, RegistrationWarning, stacklevel=2)
+
+
+def _warn_of_no_levels(options: RegistrationOptions, maps: Maps) -> None:
+    if options.levels and level_map(1) not in maps:
+        reason = "this method has no driving force" if options.maps else "no maps are wanted"
+        message = f"There are no maps of what each level added to the driving force: {reason}."
         warnings.warn(message, RegistrationWarning, stacklevel=2)
 
 

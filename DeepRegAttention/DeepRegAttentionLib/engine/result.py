@@ -20,7 +20,7 @@ from .clock import Report, share
 from .errors import OutputError, UnreadableFileError
 from .images import read_image, write_complete
 from .parallel import Threads
-from .result_folder import GLANCE_FILE, METRICS_FILE, read_metrics
+from .result_folder import GLANCE_FILE, METRICS_FILE, level_map, level_number, read_metrics
 
 MAP_NAMES = (
     "expected_error",
@@ -34,7 +34,7 @@ MAP_NAMES = (
     "difference_before",
     "difference_after",
 )
-"""Every map that a registration can explain itself with."""
+"""Every map that a registration can explain itself with; those of single levels (:func:`map_names`) come after."""
 
 EXTENSIONS = (".nii.gz", ".nrrd")
 UNCORRECTED = "uncorrected"
@@ -93,9 +93,10 @@ class RegistrationResult:
     inverse_transform : sitk.Transform, optional
         Takes moving points to fixed points; absent if the initial transform has no inverse.
     maps : mapping of str to sitk.Image
-        Keys of ``MAP_NAMES``; a map that the method does not have is absent. What comes from the working grid is
-        on it, as far as the fixed image reaches; the differences are on the fixed grid, or on every second, third,
-        ... of its voxels where they are many, and are made when they are asked for.
+        Keys of ``MAP_NAMES``, and ``driving_force_1``, ... where those of the levels were asked for; a map that the
+        method does not have is absent. What comes from the working grid is on it, as far as the fixed image reaches;
+        the differences are on the fixed grid, or on every second, third, ... of its voxels where they are many, and
+        are made when they are asked for.
     metrics : dict
         Options, model, similarities, Jacobian statistics, seconds per stage; plain values.
     warped_labels : sitk.Image, optional
@@ -137,7 +138,7 @@ class RegistrationResult:
             lacking = "warped image" if warped is None else _TRANSFORMS[0]
             raise UnreadableFileError(f"{folder} holds no whole result: its {lacking} is missing.")
         maps = Maps()
-        for name in MAP_NAMES:
+        for name in map_names(where("driving_force")):
             if _find(name, where(name)) is not None:
                 # Where it lies is asked when it is read: a correction moves it.
                 maps.later(name, lambda name=name: _read_map(name, where(name)))  # type: ignore[misc]
@@ -299,7 +300,7 @@ def write_transform(transform: sitk.Transform, path: Path) -> None:
 def _write_image(image: sitk.Image, path: Path, compress: bool) -> None:
     name = path.name.split(".")[0]
     if compress and name != "warped" and image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkVectorFloat32):
-        image = _rounded(image, 256 if name in ("displacement", "driving_force") else 1024)
+        image = _rounded(image, 256 if image.GetNumberOfComponentsPerPixel() > 1 else 1024)
     write_complete(image, path, compress)
 
 
@@ -316,7 +317,7 @@ def _rounded(image: sitk.Image, parts: int) -> sitk.Image:
 
 def _remove_result(folder: Path) -> None:
     """Delete the files of an earlier result, so that no map of it is taken for one of the new."""
-    for path in (*_changing_files(folder), *_image_files(MAP_NAMES, folder)):
+    for path in (*_changing_files(folder), *_image_files(map_names(folder), folder)):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / UNCORRECTED, ignore_errors=True)
 
@@ -325,6 +326,12 @@ def _changing_files(folder: Path) -> list[Path]:
     """The files of a result that corrections change, as far as they are there."""
     others = [folder / name for name in (*_TRANSFORMS, METRICS_FILE, "report.html", GLANCE_FILE)]
     return [*_image_files(_CORRECTED_IMAGES, folder), *(path for path in others if path.is_file())]
+
+
+def map_names(folder: Path) -> list[str]:
+    """``MAP_NAMES``, and the maps of single levels that a result folder holds, in their order."""
+    numbers = {level_number(path.name.split(".")[0]) for path in folder.glob("driving_force_*")}
+    return [*MAP_NAMES, *(level_map(number) for number in sorted(n for n in numbers if n is not None))]
 
 
 def _image_files(names: Iterable[str], folder: Path) -> list[Path]:

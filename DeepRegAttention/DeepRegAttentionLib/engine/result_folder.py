@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 from .errors import UnreadableFileError
 
@@ -14,6 +15,20 @@ METRICS_FILE = "metrics.json"
 
 GLANCE_FILE = "glance.jpg"
 """A small picture of it, which those of a cohort have."""
+
+
+_LEVEL = re.compile(r"driving_force_([1-9][0-9]*)")
+
+
+def level_map(number: int) -> str:
+    """How the map is called of what one level added to the driving force: coarse to fine, pass after pass, from 1."""
+    return f"driving_force_{number}"
+
+
+def level_number(name: str) -> Optional[int]:
+    """Of which level a map of this name is, as :func:`level_map` counts; None of any other map."""
+    found = _LEVEL.fullmatch(name)
+    return None if found is None else int(found[1])
 
 
 def read_metrics(folder: Union[str, Path]) -> dict[str, Any]:

@@ -185,11 +185,11 @@ MIND_CHANNELS = 12
 """Pairs of neighbours at right angles."""
 
 
-def mind_descriptor(image: Tensor, dilation: int = 2, radius: int = 1) -> Tensor:
+def mind_descriptor(image: Tensor, dilation: int = 2, radius: int = 1, noise: float = 0.0) -> Tensor:
     """Self-similarity context (Heinrich et al., 2013): ``(N, 1, K, J, I)`` to ``(N, 12, K, J, I)`` in 0..1.
 
     Twelve patch distances between those pairs of the six neighbours that lie at right angles,
-    normalised by their own mean (the local noise).
+    normalised by their own mean (the local noise) and the variance `noise`, below which nothing is structure.
     """
     padded = F.pad(image.float(), [dilation] * 6, mode="replicate")
     pairs = _right_angle_pairs(dilation)
@@ -200,7 +200,7 @@ def mind_descriptor(image: Tensor, dilation: int = 2, radius: int = 1) -> Tensor
     variance = distances.mean(dim=1, keepdim=True)
     centre = variance.detach().mean()
     variance = variance.clamp(1e-3 * float(centre) + 1e-8, 1e3 * float(centre) + 1e-6)
-    return torch.exp(-distances / variance)
+    return torch.exp(-distances / (variance + noise))
 
 
 def _right_angle_pairs(d: int) -> list[tuple[Sequence[int], Sequence[int]]]:

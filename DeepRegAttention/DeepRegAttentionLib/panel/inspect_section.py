@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 from ..engine.errors import RegistrationError
 from ..scene import layouts, overlays, results
 from ..terms.choices import Choice, comparison_choices, deformation_choices
-from ..terms.maps import offered
+from ..terms.maps import VECTORS, offered
 from . import choices
 from .correct_section import CorrectSection
 from .display import Display, suitable_spacing
@@ -42,7 +42,7 @@ class InspectSection:
         self._places = PlacesSection(ui, self._put_beside)
         self._correct = CorrectSection(ui, registrations, self._renewed)
         choices.fill(ui.comparisonSelector, [*comparison_choices(), _fixed_alone()])
-        choices.fill(ui.deformationSelector, [*deformation_choices(), _force_arrows()])
+        choices.fill(ui.deformationSelector, deformation_choices())
         choices.fill(ui.overlaySelector, [_no_overlay()])
         ui.resultSelector.connect("activated(int)", self._choose_result)
         ui.thresholdRange.connect("valuesChanged(double,double)", self._choose_threshold)
@@ -79,7 +79,7 @@ class InspectSection:
             self._display.renew()
         show_verdict(self._ui.inspectVerdict, result)
         self._places.renew(result)
-        self._offer_overlays(result)
+        self._offer(result)
         self._forget()
         self.refresh()
         self._changed(result)
@@ -137,15 +137,18 @@ class InspectSection:
             self._display.result = result
         choices.select(self._ui.resultSelector, "" if result is None else result.node.GetID())
         if result is not None:
-            self._offer_overlays(result)
+            self._offer(result)
 
     def _forget(self) -> None:
         """What the views show is no longer known."""
         self._shown = self._drawn_as = None
 
-    def _offer_overlays(self, result: results.Result) -> None:
+    def _offer(self, result: results.Result) -> None:
+        """What can be shown of a result: its maps, and its force if it has one."""
         entries = [Choice(entry.key, entry.name, entry.meaning) for entry in offered(result.maps)]
         choices.fill(self._ui.overlaySelector, [_no_overlay(), *entries])
+        force = [_force_arrows()] if VECTORS in result.maps else []
+        choices.fill(self._ui.deformationSelector, [*deformation_choices(), *force])
 
     # What is shown
 

@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 import slicer
 
-from ..terms.maps import MAPS, VECTORS, Map, Rule, is_seen_through, scale
+from ..terms.maps import Map, Rule, described, holds_vectors, is_seen_through, scale
 from .colors import jacobian_colors, jacobian_step, map_colors
 from .nodes import show_range, voxels
 
@@ -25,14 +25,14 @@ def value_range(node: slicer.vtkMRMLVolumeNode) -> tuple[float, float]:
 def style_map(node: slicer.vtkMRMLVolumeNode, name: str) -> None:
     """Give the volume of a map its colours over their range; vectors are shown by their lengths, in grey."""
     scene, seen = node.GetScene(), scale(name, voxels(node))
-    if MAPS[name].rule is Rule.VOLUME:
+    if described(name).rule is Rule.VOLUME:
         table, (low, high) = jacobian_colors(scene, seen)
     else:
-        table, low, high = None if name == VECTORS else map_colors(scene, seen.palette), seen.low, seen.high
+        table, low, high = None if holds_vectors(name) else map_colors(scene, seen.palette), seen.low, seen.high
     # Not quite 0, which a display turns into window and level and back, and a legend calls -0.
     show_range(node, low if abs(low) > 1e-5 * high else 1e-6 * high, high, table)
     # Not a single fold may vanish between its neighbours.
-    folded = MAPS[name].rule is Rule.VOLUME and value_range(node)[0] <= 0
+    folded = described(name).rule is Rule.VOLUME and value_range(node)[0] <= 0
     node.GetDisplayNode().SetInterpolate(not folded)
 
 
@@ -73,7 +73,7 @@ def show_overlay(
         composite.EndModify(unchanged)
     # After the volume is in the views: a legend looks for its volume only when it is changed itself.
     for other, volume in maps.items():
-        _show_legend(volume, MAPS[other], visible=legend and other == name)
+        _show_legend(volume, described(other), visible=legend and other == name)
 
 
 def forget_legends(maps: Iterable[slicer.vtkMRMLVolumeNode]) -> None:

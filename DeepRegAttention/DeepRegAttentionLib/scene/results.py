@@ -13,9 +13,9 @@ import numpy as np
 import slicer
 
 from ..engine.errors import UnreadableFileError
-from ..engine.result import EXTENSIONS, MAP_NAMES, UNCORRECTED
+from ..engine.result import EXTENSIONS, UNCORRECTED, map_names
 from ..engine.result_folder import read_metrics
-from ..terms.maps import MAPS, VECTORS
+from ..terms.maps import described, holds_vectors
 from .colors import label_colors
 from .export import LabelNode
 from .judge import make_plots, make_tables
@@ -58,7 +58,7 @@ class Wanted:
     inverse : bool
         Also the transform of the other direction, if the result has it.
     maps : bool or tuple of str
-        All maps, none, or these (keys of ``MAP_NAMES``).
+        All maps, none, or these (of ``engine.result.map_names``).
     labels : bool
         The warped label map, if there is one.
     measures : bool
@@ -92,7 +92,7 @@ class Result:
     inverse : vtkMRMLTransformNode, optional
         The other direction: what is put under it moves from the fixed to the moving image.
     maps : dict of str to vtkMRMLVolumeNode
-        Keys of ``MAP_NAMES``; ``driving_force`` is a vector volume (RAS mm).
+        As ``engine.result.map_names`` has them; ``driving_force`` and its levels are vector volumes (RAS mm).
     labels : vtkMRMLLabelMapVolumeNode, optional
     metrics : dict
         What is in ``metrics.json``.
@@ -301,15 +301,15 @@ def find_image(name: str, folder: Path) -> Optional[Path]:
 
 
 def _add_map(result: Result, name: str, folder: Path) -> slicer.vtkMRMLVolumeNode:
-    kind = "vtkMRMLVectorVolumeNode" if name == VECTORS else "vtkMRMLScalarVolumeNode"
-    node = add_node(result.scene, kind, f"{result.name} {MAPS[name].name}")
+    kind = "vtkMRMLVectorVolumeNode" if holds_vectors(name) else "vtkMRMLScalarVolumeNode"
+    node = add_node(result.scene, kind, f"{result.name} {described(name).name}")
     try:
         read_volume(node, find_image(name, folder) or folder / name)
     except UnreadableFileError:
         remove_node(result.scene, node)
         raise
     result.keep(_MAP + name, node)
-    node.SetDescription(MAPS[name].meaning)
+    node.SetDescription(described(name).meaning)
     result.maps[name] = node
     style_map(node, name)
     return node
@@ -394,14 +394,14 @@ class _Loader:
         if wanted.inverse and (self.folder / "inverse_transform.h5").is_file():
             yield "inverse transform", self.load_inverse
         for name in self._maps(wanted.maps):
-            yield MAPS[name].name, partial(self.load_map, name)
+            yield described(name).name, partial(self.load_map, name)
         if wanted.labels and find_image("warped_labels", self.folder) is not None:
             yield "structures", self.load_labels
         if wanted.measures:
             yield "measures", self.measure
 
     def _maps(self, wanted: Union[bool, tuple[str, ...]]) -> list[str]:
-        names = MAP_NAMES if wanted is True else wanted or ()
+        names = map_names(self.folder) if wanted is True else wanted or ()
         return [name for name in names if find_image(name, self.folder) is not None]
 
     def start(self) -> None:

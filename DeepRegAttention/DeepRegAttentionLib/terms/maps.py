@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Union
 
 import numpy as np
 
+from ..engine.result_folder import level_number
 from .palettes import FOLD, colours, rgb
 
 
@@ -30,7 +31,7 @@ class Map:
     Attributes
     ----------
     key : str
-        One of ``engine.result.MAP_NAMES``.
+        One of ``engine.result.MAP_NAMES``, or as ``engine.result_folder.level_map`` calls those of levels.
     name : str
         In menus, as a heading, and in the names of nodes.
     legend : str
@@ -163,7 +164,7 @@ MAPS: dict[str, Map] = {
 """By key, in the order of a menu."""
 
 VECTORS = "driving_force"
-"""The one map of vectors; what is seen of it is ``driving_force_magnitude`` and arrows."""
+"""The map of vectors; what is seen of it is ``driving_force_magnitude`` and arrows, of its levels nothing."""
 
 SHORTEST_ARROW = 0.08
 """Arrows shorter than this part of the longest are left out: they would be dots."""
@@ -176,9 +177,26 @@ _RARE_FACTOR = 99.8
 _SAMPLES = 64
 
 
+def described(key: str) -> Map:
+    """What is said of a map: one of ``MAPS``, or what a single level added to the driving force."""
+    level = level_number(key)
+    if level is None:
+        return MAPS[key]
+    meaning = (
+        f"Part {level} of the driving force (mm, LPS): one for each level, coarse to fine, pass after pass, in the "
+        "order in which they moved the image."
+    )
+    return replace(MAPS[VECTORS], key=key, name=f"{MAPS[VECTORS].name}, part {level}", meaning=meaning)
+
+
+def holds_vectors(key: str) -> bool:
+    """Whether a map is one of vectors."""
+    return key == VECTORS or level_number(key) is not None
+
+
 def is_seen_through(key: str) -> bool:
     """Whether 0 means that there is nothing, in none of the images, and is not drawn."""
-    return MAPS[key].rule in (Rule.ERROR, Rule.LENGTH, Rule.ROBUST)
+    return described(key).rule in (Rule.ERROR, Rule.LENGTH, Rule.ROBUST)
 
 
 def offered(present: Container[str]) -> list[Map]:
@@ -234,7 +252,7 @@ def scale(key: str, values: np.ndarray) -> ColourScale:
     values : ndarray
         Its voxels ``(K, J, I)``; of vectors ``(K, J, I, 3)`` the lengths count.
     """
-    entry, sample = MAPS[key], _sample(values)
+    entry, sample = described(key), _sample(values)
     if entry.rule is Rule.DIFFERENCE:
         return ColourScale(entry.palette, -_DIFFERENCE, _DIFFERENCE)
     if entry.rule is Rule.VOLUME:

@@ -17,14 +17,14 @@ from .blocks import DecoderBlock, Encoder, NetworkOutput, RegistrationNetwork, c
 
 
 class LevelResult(NamedTuple):
-    """What one level contributes; all ``(N, ., k, j, i)``."""
+    """What one level contributes, of N pairs fixed to moving and then of the same moving to fixed."""
 
     features: Tensor
-    """Decoded and gated, ``C`` channels."""
+    """Decoded and gated, ``(2 N, C, k, j, i)``."""
     velocity: Tensor
-    """Fused with the coarser levels, three channels, voxels of this level."""
+    """Fused with the coarser levels, ``(2 N, 3, k, j, i)``, voxels of this level."""
     pull: Tensor
-    """What the gated features of each place want, before it is smoothed and fused, three channels."""
+    """What the gated features of each place want, before it is smoothed and fused, ``(2 N, 3, k, j, i)``."""
 
 
 class Level(nn.Module):
@@ -54,11 +54,13 @@ class Level(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor, coarser: Optional[LevelResult]) -> LevelResult:
         """Fixed and warped moving features ``(N, C, k, j, i)``, and the coarser level's result."""
-        hints = []
+        there, back = [], []
         if self.attention is not None:
             fixed, moving, *matches = self.attention(fixed, moving)
-            hints = [part for match in matches for part in (match.offset, match.certainty)]
-        skip = torch.cat([fixed, moving, fixed - moving, *hints], dim=1)
+            there, back = ([match.offset, match.certainty] for match in matches)
+        pair = torch.cat([fixed, moving, fixed - moving, *there, *back], dim=1)
+        exchanged = torch.cat([moving, fixed, moving - fixed, *back, *there], dim=1)
+        skip = torch.cat([pair, exchanged])
         decoded = self.decoder(skip, None if coarser is None else coarser.features)
         features = self.regions(decoded)
         pull = self.velocity(features).float()
@@ -91,8 +93,10 @@ class ADRegNet(RegistrationNetwork):
 
     A shared U-Net encoder sees both images. From coarse to fine, the moving features are warped by the field so
     far and both attend to each other: every voxel to every voxel on the coarsest level, within windows
-    above, not at all on the finest. A velocity per level is fused with those before and integrated, so
-    that each displacement is the exponential of the velocity beside it.
+    above, not at all on the finest. Every level decodes the pair and the pair exchanged, v(F, M) and v(M, F), with the
+    same weights and in one batch; its velocity is (v(F, M) - v(M, F)) / 2, so exchanging what it sees reverses it and
+    equal images do not move. It is fused with those before and integrated, so that each displacement is the exponential
+    of the velocity beside it.
 
     Its map ``attention`` is what each place contributed to the motion: the lengths of what its gated features want,
     over all levels.
@@ -132,9 +136,15 @@ class ADRegNet(RegistrationNetwork):
             if output.displacements:
                 m = warp(m, resize_field(output.displacement, f.shape[2:]))
             result = level(f, m, result)
-            pulls.append(result.pull)
-            output.velocities.append(result.velocity)
-            output.displacements.append(exponentiate(result.velocity))
-            output.features.append(result.features)
+            pulls.append(half_difference(result.pull))
+            output.velocities.append(half_difference(result.velocity))
+            output.displacements.append(exponentiate(output.velocities[-1]))
+            output.features.append(result.features[: len(f)])
         output.maps = {"attention": contribution(pulls)}
         return output
+
+
+def half_difference(fields: Tensor) -> Tensor:
+    """What changes sign with the exchange, of fields ``(2 N, 3, k, j, i)`` of N pairs and of the same exchanged."""
+    there, back = fields.chunk(2)
+    return (there - back) / 2

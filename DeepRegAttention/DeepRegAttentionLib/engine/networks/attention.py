@@ -15,43 +15,77 @@ from .neighbourhoods import neighbour_products, neighbour_sum
 
 
 class LocalAttention(nn.Module):
-    """Each voxel of one feature map attends to a cube of voxels of another.
+    """Each voxel of a feature map attends to the cube of voxels around it.
 
     Parameters
     ----------
     channels : int
-        Channels of both feature maps.
-    dimension : int
-        Channels of queries and keys.
+        Channels of the feature map.
     radius : int
         Half the cube: 1 means 3 x 3 x 3 neighbours.
+    dimension : int
+        Channels of queries and keys.
     """
 
-    def __init__(self, channels: int, dimension: int = 8, radius: int = 1) -> None:
+    def __init__(self, channels: int, radius: int, dimension: int = 8) -> None:
         super().__init__()
         self.radius = radius
         self.scale = 1 / math.sqrt(dimension)
         self.query = nn.Conv3d(channels, dimension, 1)
         self.key = nn.Conv3d(channels, dimension, 1)
 
-    def forward(self, target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather from ``source`` what matches ``target``.
+    def forward(self, features: Tensor) -> Tensor:
+        """The attention-weighted mean of the neighbours of each voxel, ``(N, C, K, J, I)`` to the same shape."""
+        query = self.query(features) * self.scale
+        weights = neighbour_products(query, self.key(features), self.radius).softmax(dim=1)
+        return neighbour_sum(weights, features, self.radius)
 
-        Parameters
-        ----------
-        target, source : Tensor
-            ``(N, C, K, J, I)``.
+
+class LocalMatch(nn.Module):
+    """Local cross-attention as a match: where each voxel of one feature map is found in a cube of voxels of another.
+
+    o(x) = sum_n (p_n - q_n) n over the steps n of the cube, with attention to the other map
+    p = softmax_n(s e_F(x) . e_M(x + n)) and to its own q = softmax_n(s e_F(x) . e_F(x + n)). One embedding e of length
+    one serves queries and keys, so that attention looks for what is alike; s, its sharpness, is learned. What is found
+    in the other map counts from what is found in its own: where both are equal, the offset o is exactly 0.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of both feature maps.
+    dimension : int
+        Channels of the embedding.
+    radius : int
+        Half the cube: 1 means 3 x 3 x 3 neighbours.
+    """
+
+    steps: Tensor
+
+    def __init__(self, channels: int, dimension: int, radius: int) -> None:
+        super().__init__()
+        self.radius = radius
+        self.embedding = nn.Conv3d(channels, dimension, 1)
+        self.log_sharpness = nn.Parameter(torch.tensor(2.0))
+        axis = torch.arange(-radius, radius + 1.0)
+        steps = torch.cartesian_prod(axis, axis, axis).T[:, :, None, None, None]
+        self.register_buffer("steps", steps, persistent=False)
+
+    def forward(self, target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Look in ``source`` (M) for ``target`` (F), both ``(N, C, K, J, I)``.
 
         Returns
         -------
-        gathered : Tensor
-            ``(N, C, K, J, I)``, the attention-weighted mean of the neighbours in ``source``.
-        weights : Tensor
-            ``(N, (2 r + 1)^3, K, J, I)``; they sum to one over the neighbours.
+        offset : Tensor
+            ``(N, 3, K, J, I)``, the vector o to where each voxel is found, in voxels (k, j, i).
+        certainty : Tensor
+            Of attention to the other map, ``(N, 1, K, J, I)`` in 0..1.
         """
-        query = self.query(target) * self.scale
-        weights = neighbour_products(query, self.key(source), self.radius).softmax(dim=1)
-        return neighbour_sum(weights, source, self.radius), weights
+        asked, answering = (F.normalize(self.embedding(features).float(), dim=1) for features in (target, source))
+        query = asked * self.log_sharpness.exp()
+        other, own = (neighbour_products(query, key, self.radius).softmax(dim=1) for key in (answering, asked))
+        with torch.autocast(target.device.type, enabled=False):
+            offset = F.conv3d(other - own, self.steps)
+        return offset, certainty(other)
 
 
 def certainty(weights: Tensor) -> Tensor:

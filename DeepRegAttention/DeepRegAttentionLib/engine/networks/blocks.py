@@ -138,6 +138,10 @@ class ConvBlock(nn.Sequential):
         )
 
 
+_NOISE = 4e-3
+"""Variance of intensities in 0..1 below which self-similarity sees no structure: about that of 6 % of noise."""
+
+
 class Encoder(nn.Module):
     """A feature pyramid: one image ``(N, 1, K, J, I)`` to features from fine to coarse, halving each time.
 
@@ -161,7 +165,7 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(N, 1, K, J, I)`` to one ``(N, C_l, K / 2^l, J / 2^l, I / 2^l)`` per level."""
-        features = [self.stem(mind_descriptor(image) if self.self_similarity else image)]
+        features = [self.stem(mind_descriptor(image, noise=_NOISE) if self.self_similarity else image)]
         for stage in self.stages:
             features.append(stage(features[-1]))
         return features

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..fields import compose, exponentiate, gradient, resize, resize_field, smooth, warp
-from .attention import GlobalSelfAttention, LocalAttention, certainty
+from .attention import GlobalSelfAttention, LocalAttention, LocalMatch
 from .blocks import ConvBlock, Encoder, NetworkOutput, RegistrationNetwork, contribution, set_to_zero
 
 
@@ -24,30 +24,34 @@ class FeatureComparison(NamedTuple):
     """d_c = F_c - M_c, ``C`` channels."""
     weight: Tensor
     """w_c in (0, 1), ``C`` channels."""
+    offset: Tensor
+    """o, the vector to where each voxel is found in the moving features, three channels (k, j, i), voxels."""
     certainty: Tensor
-    """Certainty of the match in 0..1, one channel."""
+    """Of that match in 0..1, one channel."""
     features: Tensor
     """The coherent comparison itself, ``C`` channels."""
 
 
 class DifferenceModel(nn.Module):
-    """The semantic discrepancy of two feature maps: a difference per channel, weighted by attention."""
+    """The discrepancy of two feature maps: their difference, how much each channel of it weighs, where each voxel went.
+
+    Self-attention makes what weighs the difference coherent; local cross-attention finds the match.
+    """
 
     def __init__(self, channels: int, radius: int, coarsest: bool) -> None:
         super().__init__()
-        self.cross = LocalAttention(channels, max(4, channels // 2), radius)
+        self.match = LocalMatch(channels, max(4, channels // 2), radius)
         self.compare = ConvBlock(3 * channels, channels)
         self.coherence = GlobalSelfAttention(channels) if coarsest else LocalSelfAttention(channels, radius)
         self.weight = nn.Conv3d(channels, channels, 1)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> FeatureComparison:
         """Compare the fixed features with the warped moving features, both ``(N, C, k, j, i)``."""
-        matched, attention = self.cross(fixed, moving)
         difference = fixed - moving
-        features = self.coherence(self.compare(torch.cat([fixed, matched, difference], dim=1)))
-        return FeatureComparison(
-            difference.float(), self.weight(features).float().sigmoid(), certainty(attention), features
-        )
+        features = self.coherence(self.compare(torch.cat([fixed, moving, difference], dim=1)))
+        weight = self.weight(features).float().sigmoid()
+        offset, certainty = self.match(fixed, moving)
+        return FeatureComparison(difference.float(), weight, offset, certainty, features)
 
 
 class LocalSelfAttention(nn.Module):
@@ -58,27 +62,34 @@ class LocalSelfAttention(nn.Module):
 
     def __init__(self, channels: int, radius: int) -> None:
         super().__init__()
-        self.attention = LocalAttention(channels, radius=radius)
+        self.attention = LocalAttention(channels, radius)
         self.output = nn.Conv3d(channels, channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, C, k, j, i)``, even sizes, to the same shape."""
-        regions = F.avg_pool3d(features, 2)
-        gathered = self.output(self.attention(regions, regions)[0])
+        gathered = self.output(self.attention(F.avg_pool3d(features, 2)))
         return features + resize(gathered, features.shape[2:])
+
+
+NOISE = 0.2
+"""The squared difference of the features, weighted and summed over the channels, that is taken for noise."""
 
 
 class NeuralDemons(nn.Module):
     """Difference and attention to force, force to velocity.
 
-    force = sum_c w_c d_c g_c / (sum_c w_c |g_c|^2 + a^2 sum_c w_c d_c^2 + eps), with
-    g_c = (grad F_c + grad M_c) / 2: the symmetric Demons force carried to latent channels. ``a`` is learned.
+    force = r (sum_c w_c d_c g_c / (sum_c w_c |g_c|^2 + a^2 sum_c w_c d_c^2 + eps) + b w o), with
+    g_c = (grad F_c + grad M_c) / 2: the symmetric Demons force carried to latent channels, which reaches as far as a
+    slope does, and the offset o of the match, which reaches as far as attention does, times the mean weight w. a and b
+    are learned and positive. r = E / (E + :data:`NOISE`), E the mean of sum_c w_c d_c^2 around the voxel, is the Wiener
+    filter's answer to how much of the difference is one: what is no more than noise hardly pulls.
     """
 
     def __init__(self, width: int = 16, sigma: float = 1.0) -> None:
         super().__init__()
         self.sigma = sigma
         self.log_stabiliser = nn.Parameter(torch.tensor(-0.7))
+        self.log_reach = nn.Parameter(torch.tensor(0.7))
         self.gain = nn.Parameter(torch.tensor(1.0))
         self.smoothing = nn.Sequential(
             nn.Conv3d(5, width, 3, padding=1),
@@ -96,10 +107,13 @@ class NeuralDemons(nn.Module):
         difference, weight = comparison.difference, comparison.weight
         slope = gradient((fixed + moving).float() / 2)
         weighted = weight * difference
+        energy = (weighted * difference).sum(dim=1, keepdim=True)
         pull = (weighted[:, :, None] * slope).sum(dim=1)
         steepness = (weight * slope.square().sum(dim=2)).sum(dim=1, keepdim=True)
-        stabiliser = (2 * self.log_stabiliser).exp() * (weighted * difference).sum(dim=1, keepdim=True)
-        return pull / (steepness + stabiliser + 1e-3)
+        stabiliser = (2 * self.log_stabiliser).exp() * energy
+        found = self.log_reach.exp() * weight.mean(dim=1, keepdim=True) * comparison.offset
+        around = smooth(energy, 1.0)
+        return around / (around + NOISE) * (pull / (steepness + stabiliser + 1e-2) + found)
 
     def forward(self, force: Tensor, comparison: FeatureComparison) -> Tensor:
         """Force and its reliability to a smooth velocity ``(N, 3, k, j, i)``: without force there is no motion."""
@@ -159,10 +173,15 @@ class DrivenMorph(RegistrationNetwork):
         return output
 
 
+def on_finest(fields: list[Tensor]) -> list[Tensor]:
+    """The field of each level on the finest one: ``(N, 3, K, J, I)``, voxels of that level."""
+    shape = fields[-1].shape[2:]
+    return [resize_field(field, shape) for field in fields]
+
+
 def added_up(fields: list[Tensor]) -> Tensor:
     """The fields of all levels added up on the finest one: ``(N, 3, K, J, I)``, voxels of that level."""
-    shape = fields[-1].shape[2:]
-    return torch.stack([resize_field(field, shape) for field in fields]).sum(dim=0)
+    return torch.stack(on_finest(fields)).sum(dim=0)
 
 
 def force_agreement(force: Tensor, displacement: Tensor) -> dict[str, Tensor]:
