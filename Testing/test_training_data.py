@@ -22,6 +22,7 @@ from DeepRegAttentionLib.training.data import (
     EpochSampler,
     ImageCache,
     PairDataset,
+    PairReader,
     TrainingDraws,
     centroids,
     some_pairs,
@@ -60,9 +61,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def dataset(folder: Path, **asked: bool) -> PairDataset:
-    pairs = all_pairs(find_cases(folder))
-    return PairDataset(pairs, SPACING, MULTIPLE, IntensityRecipe(), **{"labels": True, **asked})
+def dataset(folder: Path, labels: bool = True, landmarks: bool = False, **reading: Any) -> PairDataset:
+    reader = PairReader(MULTIPLE, IntensityRecipe(), **reading)
+    return PairDataset(all_pairs(find_cases(folder)), SPACING, reader, labels, landmarks)
 
 
 # Cases and pairs
@@ -295,7 +296,7 @@ def test_an_image_is_read_once(folder: Path) -> None:
 
 def test_the_intensity_recipe_is_applied(folder: Path) -> None:
     recipe = IntensityRecipe(window=(0.0, 10.0))
-    item = PairDataset(all_pairs(find_cases(folder)), SPACING, MULTIPLE, recipe, labels=False)[0]
+    item = PairDataset(all_pairs(find_cases(folder)), SPACING, PairReader(MULTIPLE, recipe), labels=False)[0]
     image = sitk.ReadImage(str(folder / "images" / "S1.nii.gz"))
     expected = sitk.GetArrayFromImage(resample(image, working_grid(image, SPACING, MULTIPLE))) / 10
     np.testing.assert_allclose(item["fixed"][0], np.clip(expected, 0, 1), atol=0.01)
@@ -316,16 +317,15 @@ def test_the_geometry_of_the_images_is_awkward() -> None:
 
 
 def test_labels_that_do_not_count_become_background(folder: Path) -> None:
-    pairs, grid = all_pairs(find_cases(folder)), (SPACING, MULTIPLE, IntensityRecipe())
-    kept = PairDataset(pairs, *grid, labels=True, keep=[300])[0]
-    dropped = PairDataset(pairs, *grid, labels=True, drop=[300])[0]
+    kept, dropped = dataset(folder, keep=[300])[0], dataset(folder, drop=[300])[0]
     assert set(kept["fixed_labels"].unique().tolist()) == {0, 300}
     assert set(dropped["moving_labels"].unique().tolist()) == {0, 1}
 
 
 def test_a_mask_of_the_fixed_image_comes_along(tmp_path: Path) -> None:
     write_blobs(tmp_path)
-    item = PairDataset(all_pairs(find_cases(tmp_path / "blobs"))[:1], 4.0, 2, IntensityRecipe(), labels=False)[0]
+    pairs = all_pairs(find_cases(tmp_path / "blobs"))[:1]
+    item = PairDataset(pairs, 4.0, PairReader(2, IntensityRecipe()), labels=False)[0]
     assert set(item["fixed_mask"].unique().tolist()) == {0.0, 1.0}
     assert item["fixed_mask"].shape == item["fixed"].shape
 
@@ -467,6 +467,6 @@ def test_pairs_are_aligned_as_a_registration_aligns_them(tmp_path: Path) -> None
     pairs = all_pairs(find_cases(tmp_path))[:1]
     off = {}
     for alignment in ("middles", "affine"):
-        item = PairDataset(pairs, 3.0, 4, IntensityRecipe(), labels=False, alignment=alignment)[0]
+        item = PairDataset(pairs, 3.0, PairReader(4, IntensityRecipe(), alignment=alignment), labels=False)[0]
         off[alignment] = float((item["fixed"] - item["moving"]).abs().mean())
     assert off["affine"] < off["middles"] / 2

@@ -31,7 +31,7 @@ from DeepRegAttentionLib.engine.hardware import prepare_process
 from DeepRegAttentionLib.engine.networks.blocks import RegistrationNetwork
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.training.augmentation import Augmentation
-from DeepRegAttentionLib.training.data import Item, PairDataset, split_pairs
+from DeepRegAttentionLib.training.data import Item, PairDataset, PairReader, split_pairs
 from DeepRegAttentionLib.training.module import RegistrationTraining
 from DeepRegAttentionLib.training.options import SearchRange, TrainingOptions, read_training_options
 from DeepRegAttentionLib.training.run import TrainingData, make_trainer
@@ -172,8 +172,7 @@ def with_arm(options: TrainingOptions, arm: str) -> TrainingOptions:
 def grid_pairs(pairs: Sequence[Pair], options: TrainingOptions, labels: bool) -> PairDataset:
     """Pairs on the grid of the trainings."""
     assert options.spacing is not None
-    multiple, keep = 2 ** (len(CHANNELS) - 1), tuple(options.structures.values())
-    return PairDataset(pairs, options.spacing, multiple, options.intensity, labels, keep=keep)
+    return PairDataset(pairs, options.spacing, PairReader.of(options, 2 ** (len(CHANNELS) - 1)), labels)
 
 
 def items_of(pairs: PairDataset) -> Iterator[Item]:

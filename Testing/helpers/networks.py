@@ -8,7 +8,7 @@ from DeepRegAttentionLib.engine.fields import jacobian_determinant, smooth, warp
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.similarity import lncc
-from DeepRegAttentionLib.training.data import PairDataset
+from DeepRegAttentionLib.training.data import PairDataset, PairReader
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def hippocampus_pair() -> dict[str, Tensor]:
     """A real pair of different subjects at 2 mm with its labels, as a batch of one."""
     cases = find_cases(real_data("hippocampus"))
     cases = [case for case in cases if case.labels is not None][:2]
-    dataset = PairDataset([(cases[0], cases[1])], 2.0, 8, IntensityRecipe(), labels=True)
+    dataset = PairDataset([(cases[0], cases[1])], 2.0, PairReader(8, IntensityRecipe()), labels=True)
     return {name: value[None] for name, value in dataset[0].items()}
 
 

@@ -14,8 +14,8 @@ from .options import RegistrationOptions
 # voxels of 1 mm on working grids of 1 and 2 mm without a network, and of 512 x 512 x 300 whole numbers; with the
 # networks, for pairs of 80³ and 112³ voxels on grids of 1 mm. AD-RegNet sees a pair both ways at once.
 _PROCESS = 0.35
-_DEFORM = {"fixed": 0.008, "none": 0.85, "drivenmorph": 1.1, "adregnet": 1.6}
-_IMAGES = {"fixed": 0.022, "working": 0.3}
+_DEFORM_FIXED, _DEFORM_WORKING = 0.008, {"none": 0.85, "drivenmorph": 1.1, "adregnet": 1.6}
+_IMAGES_FIXED, _IMAGES_WORKING = 0.022, 0.3
 _SIMILARITY = {"mind": 1.25}
 
 
@@ -38,6 +38,6 @@ def memory_needed(size: Sequence[int], spacing: Sequence[float], options: Regist
     """
     fixed = math.prod(size) / 1e6
     working = {network: voxels / 1e6 for network, voxels in working_voxels(size, spacing, options).items()}
-    deform = max(_DEFORM[network] * voxels for network, voxels in working.items())
-    deform = _DEFORM["fixed"] * fixed + deform * _SIMILARITY.get(options.similarity, 1.0)
-    return _PROCESS + max(deform, _IMAGES["fixed"] * fixed + _IMAGES["working"] * max(working.values()))
+    deform = max(_DEFORM_WORKING[network] * voxels for network, voxels in working.items())
+    deform = _DEFORM_FIXED * fixed + deform * _SIMILARITY.get(options.similarity, 1.0)
+    return _PROCESS + max(deform, _IMAGES_FIXED * fixed + _IMAGES_WORKING * max(working.values()))

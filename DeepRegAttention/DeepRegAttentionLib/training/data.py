@@ -166,6 +166,12 @@ class PairReader:
         self.cache = ImageCache()
         self._aligned: dict[tuple[Path, Path], sitk.Transform] = {}
 
+    @classmethod
+    def of(cls, options: TrainingOptions, multiple: int) -> PairReader:
+        """As a configuration wants pairs to be read."""
+        data, keep = options.data, tuple(options.structures.values())
+        return cls(multiple, options.intensity, keep, options.ignore_labels, data.centroids, data.alignment)
+
     def read(self, pair: Pair, spacing: float, labels: bool, landmarks: bool, change: Optional[Change] = None) -> Item:
         """Images, fixed mask and, if asked for, labels and landmarks of a pair; see :class:`PairDataset`."""
         grid = working_grid(self._image(pair[0]), spacing, self.multiple)
@@ -270,23 +276,13 @@ class PairDataset(Dataset[Item]):
     """
 
     def __init__(
-        self,
-        pairs: Sequence[Pair],
-        spacing: float,
-        multiple: int,
-        recipe: IntensityRecipe,
-        labels: bool,
-        landmarks: bool = False,
-        keep: Sequence[int] = (),
-        drop: Sequence[int] = (),
-        centroids: bool = False,
-        alignment: str = "middles",
+        self, pairs: Sequence[Pair], spacing: float, reader: PairReader, labels: bool, landmarks: bool = False
     ) -> None:
         self.pairs = list(pairs)
         self.spacing = spacing
+        self.reader = reader
         self.labels = labels and _all_have(pairs, "labels")
-        self.landmarks = landmarks and _all_have(pairs, "labels" if centroids else "landmarks")
-        self.reader = PairReader(multiple, recipe, keep, drop, centroids, alignment)
+        self.landmarks = landmarks and _all_have(pairs, "labels" if reader.centroids else "landmarks")
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -331,14 +327,7 @@ class TrainingDraws(Dataset[Item]):
         if centroids:
             _require_labels(self.supervised, "data.centroids")
         self.landmarks = options.weights.landmarks > 0 and (centroids or _all_have(self.supervised, "landmarks"))
-        self.reader = PairReader(
-            multiple,
-            options.intensity,
-            tuple(options.structures.values()),
-            options.ignore_labels,
-            centroids,
-            options.data.alignment,
-        )
+        self.reader = PairReader.of(options, multiple)
         self.intensities = intensity_changes(options.augmentation)
 
     def __getitem__(self, n: int) -> Item:
@@ -472,18 +461,7 @@ def validation_items(options: TrainingOptions, pairs: Sequence[Pair], multiple: 
         count = options.data.validation_pairs or SYNTHETIC_VALIDATION_PAIRS
         return SyntheticPairs(synthetic, options.seed + 1, multiple, length=count)
     assert options.spacing is not None  # with cases there is one, see TrainingOptions
-    return PairDataset(
-        pairs,
-        options.spacing,
-        multiple,
-        options.intensity,
-        labels=True,
-        landmarks=True,
-        keep=tuple(options.structures.values()),
-        drop=options.ignore_labels,
-        centroids=options.data.centroids,
-        alignment=options.data.alignment,
-    )
+    return PairDataset(pairs, options.spacing, PairReader.of(options, multiple), labels=True, landmarks=True)
 
 
 SYNTHETIC_VALIDATION_PAIRS = 8

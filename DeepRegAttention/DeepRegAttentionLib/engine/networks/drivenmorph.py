@@ -31,6 +31,11 @@ class FeatureComparison(NamedTuple):
     features: Tensor
     """The coherent comparison itself, ``C`` channels."""
 
+    @property
+    def reliability(self) -> Tensor:
+        """w, the mean of the weights, one channel."""
+        return self.weight.mean(dim=1, keepdim=True)
+
 
 class DifferenceModel(nn.Module):
     """The discrepancy of two feature maps: their difference, how much each channel of it weighs, where each voxel went.
@@ -111,14 +116,13 @@ class NeuralDemons(nn.Module):
         pull = (weighted[:, :, None] * slope).sum(dim=1)
         steepness = (weight * slope.square().sum(dim=2)).sum(dim=1, keepdim=True)
         stabiliser = (2 * self.log_stabiliser).exp() * energy
-        found = self.log_reach.exp() * weight.mean(dim=1, keepdim=True) * comparison.offset
+        found = self.log_reach.exp() * comparison.reliability * comparison.offset
         around = smooth(energy, 1.0)
         return around / (around + NOISE) * (pull / (steepness + stabiliser + 1e-2) + found)
 
     def forward(self, force: Tensor, comparison: FeatureComparison) -> Tensor:
         """Force and its reliability to a smooth velocity ``(N, 3, k, j, i)``: without force there is no motion."""
-        reliability = comparison.weight.mean(dim=1, keepdim=True)
-        known = torch.cat([reliability, comparison.certainty], dim=1)
+        known = torch.cat([comparison.reliability, comparison.certainty], dim=1)
         # What the layers answer to no force has nothing to do with any difference of the images.
         moved, unmoved = (
             self.smoothing(torch.cat([f, known], dim=1)).float() for f in (force, torch.zeros_like(force))
