@@ -100,7 +100,7 @@ def test_targets_get_labels_and_nothing_is_done_twice(around):
         assert set(np.unique(sitk.GetArrayViewFromImage(labels))) == {0, 1, 2}
         assert 0 < confidence.min() < confidence.max() == 1
     assert {row["group"] for row in rows_of(around / "study" / "cohort.csv")} == {"t", "a0"}
-    made = json.loads((around / "study" / "fused" / "t" / "made_of.json").read_text())
+    made = json.loads((around / "study" / "fused" / "t" / "made_of.json").read_text(encoding="utf-8"))
     assert made["atlases"] == ["a0", "a1", "a2"]
     # Again, and with other votes.
     assert "0 now, 2 kept" in command(around)
@@ -132,19 +132,21 @@ def test_what_is_missing_is_said_in_one_line(tmp_path):
 
 def test_what_is_made_is_kept_until_it_would_differ(tmp_path):
     source = tmp_path / "source"
-    source.write_text("one")
+    source.write_text("one", encoding="utf-8")
 
     def got(content: str = "one", **how: object) -> bool:
         with owned(tmp_path / "study", "things") as products:
-            folder, made = products.get("a", {"thing": str(source)}, how, lambda f: (f / "b").write_text(content))
-        assert (folder / "b").read_text() == content
+            folder, made = products.get(
+                "a", {"thing": str(source)}, how, lambda f: (f / "b").write_text(content, encoding="utf-8")
+            )
+        assert (folder / "b").read_text(encoding="utf-8") == content
         return made
 
     assert got()
     assert not got()
     source.touch()
     assert not got()
-    source.write_text("two")
+    source.write_text("two", encoding="utf-8")
     assert got("two")
     assert got("three", turns=(1, 2))
     assert not got("three", turns=(1, 2))

@@ -113,7 +113,7 @@ def test_a_study_of_another_day_is_read_from_its_table(tmp_path: Path) -> None:
     ledger.publish()
     ledger.close()
     assert read_rows(tmp_path) == [{**row("b"), "dice": "0.5"}]
-    (tmp_path / "cohort.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "cohort.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(UnreadableFileError, match="is not the table of a study"):
         read_rows(tmp_path)
     (tmp_path / "cohort.csv").write_bytes(b"\xff\xfe")

@@ -105,7 +105,7 @@ def registered(case, tmp_path_factory):
 
 def test_help_needs_nothing_heavy_and_tells_the_exit_codes():
     script = "import sys, DeepRegAttentionLib.cli; print({'torch', 'SimpleITK', 'numpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "set()"
     text = " ".join(call("--help").stdout.split())
     for phrase in ("0 done", "4 no overlap", "130 cancelled"):
@@ -148,13 +148,13 @@ def test_register_writes_the_result_and_one_table(registered):
     expected = {"warped", "warped_labels", "displacement", "jacobian", "difference_before", "difference_after"}
     assert expected <= {path.name.split(".")[0] for path in output.iterdir()}
     assert not [name for name in files_in(output) if name.startswith(".")]
-    for row in rows(json.loads((output / "metrics.json").read_text())):
+    for row in rows(json.loads((output / "metrics.json").read_text(encoding="utf-8"))):
         assert sum(line.strip().startswith(row.label) for line in outcome.stdout.splitlines()) == 1
     assert str(output.resolve()) in outcome.stdout
 
 
 def test_register_passes_everything_on(registered, case):
-    metrics = json.loads((registered[1] / "metrics.json").read_text())
+    metrics = json.loads((registered[1] / "metrics.json").read_text(encoding="utf-8"))
     options = metrics["options"]
     assert (options["refine"], options["spacing"], options["threads"]) == (2, 5.0, 1)
     assert options["landmark_weight"] == 0.01
@@ -176,7 +176,7 @@ def test_register_a_dicom_folder_and_replace_an_older_result(case, tmp_path):
     output = tmp_path / "result"
     arguments = ("register", case / "fixed.nii.gz", tmp_path / "series", "-o", output, *FAST, "--no-maps")
     assert call(*arguments).exit_code == 0
-    (output / "notes.txt").write_text("mine")
+    (output / "notes.txt").write_text("mine", encoding="utf-8")
     outcome = call(*arguments, "--format", "nrrd")
     assert outcome.exit_code == 0, outcome.stderr
     images = {"warped.nrrd", "jacobian.nrrd"}
@@ -297,9 +297,9 @@ def failing_options(case: Path, folder: Path) -> dict[str, tuple[int, str, tuple
     write_image(sitk.Cast(blob_image() > 1e9, sitk.sitkUInt8), folder / "nowhere.nii.gz")
     (folder / "damaged.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not json, at all")
     (folder / "damaged.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 200)
-    (folder / "one.txt").write_text("1 2 3\n")
-    (folder / "list.json").write_text("[1]")
-    (folder / "key.json").write_text('{"refin": 3}')
+    (folder / "one.txt").write_text("1 2 3\n", encoding="utf-8")
+    (folder / "list.json").write_text("[1]", encoding="utf-8")
+    (folder / "key.json").write_text('{"refin": 3}', encoding="utf-8")
     sitk.WriteTransform(sitk.TranslationTransform(3, (500.0, 0.0, 0.0)), str(folder / "far.tfm"))
     sitk.WriteTransform(sitk.TranslationTransform(2, (5.0, 0.0)), str(folder / "flat.tfm"))
     both = ("--fixed-landmarks", case / "fixed.mrk.json", "--moving-landmarks")
@@ -520,7 +520,7 @@ def test_balanced_refines_as_much_as_the_model_recommends(model, steps, case, tm
     arguments = ["--preset", "balanced", "--model", model, "--prealign", "none", "--spacing", 5, "--no-maps"]
     outcome = call("register", case / "fixed.nii.gz", case / "moving.nii.gz", "-o", tmp_path, *arguments)
     assert outcome.exit_code == 0, outcome.stderr
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["options"]["refine"], metrics["refinement_steps"]) == (None, steps)
 
 
@@ -551,7 +551,7 @@ def test_models_lists_what_a_folder_holds(tmp_path, monkeypatch):
 def test_a_damaged_list_of_models_is_code_5(tmp_path, monkeypatch):
     from DeepRegAttentionLib.engine.models import listing
 
-    (tmp_path / "models.json").write_text("{")
+    (tmp_path / "models.json").write_text("{", encoding="utf-8")
     monkeypatch.setattr(listing, "resource_folder", lambda name: tmp_path)
     outcome = call("models")
     assert outcome.exit_code == 5
@@ -626,7 +626,7 @@ def test_the_demo_ends_with_a_report(tmp_path):
     outcome = call("demo", "--output", tmp_path / "demo", "--model", "brain-t1", "--refine", 1)
     assert outcome.exit_code == 0, outcome.stderr
     assert {"report.html", "warped_labels.nii.gz", "transform.h5"} <= set(files_in(tmp_path / "demo"))
-    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["model"]["name"] == "brain-t1"
     tissues = metrics["tissue_dice"]
     assert tissues["after"]["grey"] > tissues["before"]["grey"] > 0.5

@@ -38,7 +38,7 @@ ALONE = RegistrationOptions(model="none", device="cpu")
 
 def written(path: Path, content: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     return path
 
 
@@ -145,7 +145,7 @@ def test_a_touched_file_is_the_same_and_another_content_is_not(tmp_path):
     assert what_changed(record, paths, method) == ("", record)
     moving.touch()
     assert what_changed(record, paths, method)[0] == ""
-    moving.write_text("another")
+    moving.write_text("another", encoding="utf-8")
     assert what_changed(record, paths, method)[0] == "another moving image"
     assert what_changed(record, paths, how(Settings(RegistrationOptions(model="none", refine=3))))[0] == "other options"
     assert (
@@ -163,11 +163,11 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_the_table_grows_by_rows_and_columns_and_ends_in_order(tmp_path):
     table = tmp_path / "cohort.csv"
-    table.write_text("an earlier one\n")
+    table.write_text("an earlier one\n", encoding="utf-8")
     (tmp_path / "partial").mkdir()
     ledger = Ledger(table, tmp_path / "partial")
     ledger.append({"name": "b", "dice": 0.123456789})
-    assert table.read_text() == "an earlier one\n"
+    assert table.read_text(encoding="utf-8") == "an earlier one\n"
     ledger.publish()
     ledger.append({"name": "a", "sentence": 'with “,” and\n"lines"', "tre": 2.0})
     assert [row["name"] for row in rows_of(table)] == ["b", "a"]
@@ -186,7 +186,7 @@ def test_a_row_for_which_there_is_no_room_is_not_there_in_part(tmp_path, monkeyp
     ledger.publish()
     ledger.append({"name": "first"})
     kept = ledger._file
-    with open("/dev/full", "w") as full:  # noqa: PTH123
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
         ledger._file = full
         monkeypatch.setattr("os.fstat", lambda _: kept is not None and (tmp_path / "cohort.csv").stat())
         with pytest.raises(OutputError, match="no space left"):

@@ -37,7 +37,7 @@ for job in "$@"; do kill -TERM -- "-$job"; done
 
 
 def script(path: Path, content: str) -> None:
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     path.chmod(0o755)
 
 
@@ -51,7 +51,9 @@ def test_jobs_of_a_batch_system_do_the_pairs_one_that_ends_is_followed_and_the_l
     sitk.WriteImage(blob_image(), str(tmp_path / "image.nrrd"))
     # Its worker waits for somebody to write into this one.
     os.mkfifo(tmp_path / "later.nrrd")
-    (tmp_path / "pairs.csv").write_text("name,fixed,moving\na,image.nrrd,image.nrrd\nb,image.nrrd,later.nrrd\n")
+    (tmp_path / "pairs.csv").write_text(
+        "name,fixed,moving\na,image.nrrd,image.nrrd\nb,image.nrrd,later.nrrd\n", encoding="utf-8"
+    )
     options = "--cluster slurm --workers 1 --threads 2 --model none --prealign none --refine 1 --spacing 6 --no-maps"
     command = subprocess.Popen(
         [sys.executable, "-c", "from DeepRegAttentionLib.cli import main; main()", "cohort", "pairs.csv",
@@ -60,26 +62,28 @@ def test_jobs_of_a_batch_system_do_the_pairs_one_that_ends_is_followed_and_the_l
         env={**os.environ, "PYTHONPATH": str(MODULE), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
              "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "1s"},
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )  # fmt: skip
     study = tmp_path / "study"
     while not list(study.glob(".partial/*/b.1")):
         assert command.poll() is None
         time.sleep(0.05)
     (job,) = jobs.glob("*.number")
-    os.killpg(int(job.read_text()), signal.SIGKILL)
+    os.killpg(int(job.read_text(encoding="utf-8")), signal.SIGKILL)
     (tmp_path / "later.nrrd").unlink()
     shutil.copy(tmp_path / "image.nrrd", tmp_path / "later.nrrd")
     _, complained = command.communicate()
     assert command.returncode == 0, complained
     assert {path.name for path in (study / "pairs").iterdir()} == {"a", "b"}
-    asked = [script.read_text() for script in jobs.glob("*.sh")]
+    asked = [script.read_text(encoding="utf-8") for script in jobs.glob("*.sh")]
     assert len(asked) == 2
     assert all(re.search(r"#SBATCH --cpus-per-task=2\n#SBATCH --mem=\d", script) for script in asked)
     # One pair at a time, and none is held back.
     assert all(script.rstrip().endswith("--nthreads 1 --memory-limit 0") for script in asked)
-    (last,) = {path.read_text().strip() for path in jobs.glob("*.number")} - {job.read_text().strip()}
-    assert last in (jobs / "cancelled").read_text().split()
+    (last,) = {path.read_text(encoding="utf-8").strip() for path in jobs.glob("*.number")} - {
+        job.read_text(encoding="utf-8").strip()
+    }
+    assert last in (jobs / "cancelled").read_text(encoding="utf-8").split()
 
 
 def test_a_worker_with_several_threads_does_one_pair_at_a_time(tmp_path, monkeypatch):
@@ -94,7 +98,7 @@ def test_a_worker_with_several_threads_does_one_pair_at_a_time(tmp_path, monkeyp
 
     monkeypatch.setattr(work, "_register", register)
     monkeypatch.setattr(work, "_prepare", lambda threads: None)
-    (tmp_path / ".lock").write_text('{"token": "mine"}')
+    (tmp_path / ".lock").write_text('{"token": "mine"}', encoding="utf-8")
     study = Study(tmp_path, "mine")
     study.prepare()
     pairs = [Pair(f"p{n}", Inputs()) for n in range(6)]

@@ -79,8 +79,8 @@ def test_workers_that_die_at_every_stage_a_pair_that_kills_and_a_damaged_image(a
     good = [f"good-{n}" for n in range(2)]
     dying = [f"dies-{stage}" for stage in STAGES]
     for stage in STAGES:
-        (around / "mishaps" / f"dies-{stage}").write_text(f"die {stage}")
-    (around / "mishaps" / "deadly").write_text("die always")
+        (around / "mishaps" / f"dies-{stage}").write_text(f"die {stage}", encoding="utf-8")
+    (around / "mishaps" / "deadly").write_text("die always", encoding="utf-8")
     cohort = cohort_of(around, [*dying, "deadly", *good])
     (around / "damaged.nrrd").write_bytes((around / "moving.nrrd").read_bytes()[:300])
     damaged = Pair("damaged", Inputs(fixed=str(around / "fixed.nrrd"), moving=str(around / "damaged.nrrd")))
@@ -114,7 +114,7 @@ if __name__ == "__main__":
 
 def command(around: Path, names: list[str]) -> subprocess.Popen[bytes]:
     script = around / "command.py"
-    script.write_text(COMMAND)
+    script.write_text(COMMAND, encoding="utf-8")
     here = Path(__file__).parent
     return subprocess.Popen([sys.executable, str(script), str(MODULE), str(here), str(around), *names])
 
@@ -122,7 +122,7 @@ def command(around: Path, names: list[str]) -> subprocess.Popen[bytes]:
 def test_the_command_is_killed_and_started_again(around):
     names = ["first", "second", "third"]
     for name in names[1:]:
-        (around / "mishaps" / name).write_text("wait 60")
+        (around / "mishaps" / name).write_text("wait 60", encoding="utf-8")
     process = command(around, names)
     while not logged(around)["done first"] or sum(logged(around).values()) < 3:
         assert process.poll() is None
@@ -150,7 +150,7 @@ def alive(group: int) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="the system does not list its processes in /proc")
 def test_ctrl_c_ends_the_command_cleanly_and_the_same_command_goes_on(around):
-    with (around / "pairs.csv").open("w") as file:
+    with (around / "pairs.csv").open("w", encoding="utf-8") as file:
         file.write("name,fixed,moving\nfirst,fixed.nrrd,moving.nrrd\nsecond,fixed.nrrd,later.nrrd\n")
     # Its worker waits for somebody to write into this one.
     os.mkfifo(around / "later.nrrd")
@@ -162,7 +162,7 @@ def test_ctrl_c_ends_the_command_cleanly_and_the_same_command_goes_on(around):
         env={**os.environ, "PYTHONPATH": str(MODULE)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         # As in a terminal, where the signal goes to all processes of the command; a suite in the background ignores it.
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -199,7 +199,7 @@ def test_ctrl_c_ends_the_command_cleanly_and_the_same_command_goes_on(around):
 
 
 def test_a_full_disk_stops_in_a_sentence_and_goes_on_later(around):
-    (around / "mishaps" / "second").write_text("full")
+    (around / "mishaps" / "second").write_text("full", encoding="utf-8")
     cohort = cohort_of(around, ["first", "second"], workers=1)
     with pytest.raises(OutputError, match="is full; make room and start the command again"):
         list(cohort)
@@ -232,6 +232,6 @@ def test_the_second_command_on_a_study_is_told_and_a_dead_owner_keeps_nothing(ar
     dead.wait()
     with Lock(around / "study") as lock:
         content = json.loads(lock.path.read_text(encoding="utf-8"))
-    (around / "study" / ".lock").write_text(json.dumps({**content, "process": dead.pid}))
+    (around / "study" / ".lock").write_text(json.dumps({**content, "process": dead.pid}), encoding="utf-8")
     assert [outcome.state for outcome in cohort] == ["done"]
     require_true_and_tidy(around, {"first"}, {})

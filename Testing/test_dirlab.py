@@ -158,7 +158,7 @@ def test_a_voxel_of_the_file_and_its_landmark_meet(tmp_path: Path):
     voxels = np.zeros(size[::-1], "<i2")
     voxels[49, 99, 199] = -77
     voxels.tofile(tmp_path / "case1_T00_s.img")
-    (tmp_path / "list.txt").write_text("200\t100\t50\n")
+    (tmp_path / "list.txt").write_text("200\t100\t50\n", encoding="utf-8")
     image = read_phase(tmp_path / "case1_T00_s.img", 1)
     (point,) = read_points(tmp_path / "list.txt", image).points
     assert image[image.TransformPhysicalPointToIndex(point)] == -77
@@ -223,7 +223,7 @@ def test_missing_landmarks_are_named(tmp_path: Path):
 
 
 def test_a_landmark_outside_the_image_is_refused(tmp_path: Path):
-    (tmp_path / "list.txt").write_text("1 1 1\n256 256 95\n")
+    (tmp_path / "list.txt").write_text("1 1 1\n256 256 95\n", encoding="utf-8")
     with pytest.raises(LandmarkError, match="outside"):
         read_points(tmp_path / "list.txt", geometry_of(1))
 

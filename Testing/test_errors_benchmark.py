@@ -80,6 +80,6 @@ def test_no_subject_has_two_purposes_and_none_that_judges_trained_a_model() -> N
 
 def test_a_part_of_a_page_is_replaced_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("a\n<!-- x -->\nold\n<!-- end of x -->\nb\n")
+    page.write_text("a\n<!-- x -->\nold\n<!-- end of x -->\nb\n", encoding="utf-8")
     replace_part(page, "x", "new\n")
-    assert page.read_text() == "a\n<!-- x -->\nnew\n<!-- end of x -->\nb\n"
+    assert page.read_text(encoding="utf-8") == "a\n<!-- x -->\nnew\n<!-- end of x -->\nb\n"

@@ -162,7 +162,7 @@ with memory_errors():
     make[sys.argv[1]]()
 """
     for library in ("torch", "SimpleITK"):
-        done = subprocess.run([sys.executable, "-c", code, library], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code, library], capture_output=True, encoding="utf-8")
         assert "MemoryLimitError: The images do not fit into memory" in done.stderr.splitlines()[-1]
 
 
@@ -193,6 +193,8 @@ for _ in range(6):  # until the heap is as large as it will be
 print(usual, faults())
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", check=True
+    )
     usual, kept = map(int, done.stdout.split())
     assert kept < 0.2 * usual

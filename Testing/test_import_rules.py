@@ -167,7 +167,7 @@ def existing_plain_modules() -> list[str]:
 def test_the_plain_data_types_need_no_torch(module: str) -> None:
     code = f"import sys; sys.modules['torch'] = None; import {module}; print('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(MODULE)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert not {name.split(".")[0] for name in loaded_with(module)} & TORCH
 
@@ -232,7 +232,7 @@ def _annotations(tree: ast.AST) -> Iterator[ast.AST]:
 def test_a_forbidden_import_is_found(tmp_path: Path, file: str, source: str) -> None:
     path = tmp_path / ROOT / file
     path.parent.mkdir(parents=True)
-    path.write_text(source)
+    path.write_text(source, encoding="utf-8")
     assert len(violations(path, tmp_path)) == 1
 
 
@@ -262,7 +262,7 @@ def test_a_forbidden_import_is_found(tmp_path: Path, file: str, source: str) -> 
 def test_an_allowed_import_is_no_violation(tmp_path: Path, file: str, source: str) -> None:
     path = tmp_path / ROOT / file
     path.parent.mkdir(parents=True)
-    path.write_text(source)
+    path.write_text(source, encoding="utf-8")
     assert violations(path, tmp_path) == []
 
 
@@ -274,7 +274,7 @@ def test_a_circle_is_found_also_by_way_of_a_third_and_for_type_checkers_alone(tm
         "d": "from .a import A",
     }.items():
         (tmp_path / ROOT).mkdir(exist_ok=True)
-        (tmp_path / ROOT / f"{name}.py").write_text(source)
+        (tmp_path / ROOT / f"{name}.py").write_text(source, encoding="utf-8")
     assert circles(tmp_path) == [{f"{ROOT}.{name}" for name in "abc"}]
 
 

@@ -78,7 +78,7 @@ register(*images, options)
 print(int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, model], env=os.environ, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, model], env=os.environ, capture_output=True, encoding="utf-8", check=True
     )
     told = memory_needed((80,) * 3, (1.0,) * 3, RegistrationOptions(model=model, refine=1, spacing=1.0))
     assert 0.7 * told < float(done.stdout) < 1.3 * told

@@ -158,7 +158,9 @@ def test_images_of_two_contrasts_get_the_model_for_any(
 def heart(patient: int) -> list[sitk.Image]:
     """End-diastole and end-systole and their labels, in a field of view as the scanner gives it."""
     folder = real_data("acdc") / f"patient{patient:03d}"
-    facts = dict(line.split(": ") for line in (folder / "Info.cfg").read_text().splitlines() if ": " in line)
+    facts = dict(
+        line.split(": ") for line in (folder / "Info.cfg").read_text(encoding="utf-8").splitlines() if ": " in line
+    )
     names = [f"patient{patient:03d}_frame{int(facts[phase]):02d}" for phase in ("ED", "ES")]
     images = [read_image(next(folder.glob(f"{name}.nii*"))) for name in names]
     labels = [read_image(next(folder.glob(f"{name}_gt.nii*"))) for name in names]

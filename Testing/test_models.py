@@ -333,7 +333,7 @@ def test_the_list_of_models_needs_neither_torch_nor_safetensors():
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=MODULE,
         check=True,
     )
@@ -399,7 +399,7 @@ def test_unknown_name_gets_the_names_and_a_suggestion(model_path, tmp_path):
 
 
 def test_name_where_no_models_are_installed(tmp_path):
-    (tmp_path / LIST_NAME).write_text('{"schema": 1, "models": []}')
+    (tmp_path / LIST_NAME).write_text('{"schema": 1, "models": []}', encoding="utf-8")
     assert list_models(tmp_path) == []
     with pytest.raises(ModelError, match="no models are installed"):
         find_model("brain", tmp_path)

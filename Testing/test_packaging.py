@@ -55,7 +55,9 @@ def test_each_kind_of_resource_is_there(kind: str) -> None:
 
 
 def test_every_self_test_is_run_by_ctest() -> None:
-    run = re.findall(r"SCRIPT (\w+\.py)", (MODULE / "Testing" / "Python" / "CMakeLists.txt").read_text())
+    run = re.findall(
+        r"SCRIPT (\w+\.py)", (MODULE / "Testing" / "Python" / "CMakeLists.txt").read_text(encoding="utf-8")
+    )
     assert sorted(run) == sorted(path.name for path in (MODULE / "Testing" / "Python").glob("*Test.py"))
     assert "slicer_add_python_unittest(SCRIPT ${MODULE_NAME}.py)" in LISTS
     assert "add_subdirectory(Testing/Python)" in LISTS
@@ -156,7 +158,7 @@ def test_every_module_is_imported_without_torch() -> None:
     modules = [path[:-3].replace("/", ".").replace(".__init__", "") for path in shipped_for_slicer()]
     code = f"{BLOCKED_AND_PLAYED}\nimport importlib\nfor name in {modules}:\n    importlib.import_module(name)\n"
     environment = {**os.environ, "PYTHONPATH": str(MODULE)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 

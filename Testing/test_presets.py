@@ -65,7 +65,7 @@ def test_the_settings_at_first_are_a_preset() -> None:
 
 def test_a_tuned_preset_is_read_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "best.json"
-    path.write_text(json.dumps({"train": {"lr": 1}, "register": {"refine": 12, "similarity": "mi"}}))
+    path.write_text(json.dumps({"train": {"lr": 1}, "register": {"refine": 12, "similarity": "mi"}}), encoding="utf-8")
     assert preset_values(read_preset(str(path))) == {"refine": 12, "precision": "auto", "similarity": "mi"}
 
 
@@ -84,7 +84,7 @@ def test_a_misspelt_preset_is_said() -> None:
 def test_a_damaged_preset_is_an_option_error(tmp_path: Path, content: Optional[str], words: str) -> None:
     path = tmp_path / "bad.json"
     if content is not None:
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     with pytest.raises(OptionError, match=words):
         read_preset(str(path))
 

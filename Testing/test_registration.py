@@ -557,17 +557,19 @@ def test_the_same_input_gives_the_same_result(pair):
 def test_metrics_are_strict_json(result, tmp_path):
     result.metrics["labels_without_counterpart"] = {3: float("nan")}
     result.save(tmp_path)
-    loaded = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=lambda word: pytest.fail(word))
+    loaded = json.loads(
+        (tmp_path / "metrics.json").read_text(encoding="utf-8"), parse_constant=lambda word: pytest.fail(word)
+    )
     assert loaded["labels_without_counterpart"] == {"3": None}
     assert loaded["options"]["refine"] == ALONE.refine
 
 
 def test_a_new_result_replaces_an_old_one_whole(result, tmp_path):
     (tmp_path / "attention.nii.gz").write_bytes(b"of an older result")
-    (tmp_path / "notes.txt").write_text("the user's own")
+    (tmp_path / "notes.txt").write_text("the user's own", encoding="utf-8")
     result.save(tmp_path)
     assert not (tmp_path / "attention.nii.gz").exists()
-    assert (tmp_path / "notes.txt").read_text() == "the user's own"
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "the user's own"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".writing")]
 
 
@@ -585,7 +587,7 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(result, tmp_path, mo
 
 
 def test_a_file_in_the_place_of_the_folder(result, tmp_path):
-    (tmp_path / "taken").write_text("")
+    (tmp_path / "taken").write_text("", encoding="utf-8")
     with pytest.raises(errors.OutputError):
         result.save(tmp_path / "taken")
 

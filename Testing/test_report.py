@@ -263,7 +263,7 @@ def yellow_pixels(image: Image.Image) -> int:
 def test_an_older_report_is_replaced_by_one_that_stands_alone(tmp_path, fixed, moving):
     path = tmp_path / "new folder" / "report.html"
     path.parent.mkdir()
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     assert write_report(make_result(fixed, moving), fixed, moving, path) == path
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     text = path.read_text(encoding="utf-8")
@@ -276,7 +276,7 @@ def test_an_older_report_is_replaced_by_one_that_stands_alone(tmp_path, fixed, m
 @pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_named(tmp_path, fixed, moving):
     blocked = tmp_path / "file"
-    blocked.write_text("in the way")
+    blocked.write_text("in the way", encoding="utf-8")
     with pytest.raises(OutputError, match=r"The report cannot be written to .*file"):
         write_report(make_result(fixed, moving), fixed, moving, blocked / "report.html")
 

@@ -248,7 +248,7 @@ def test_an_incomplete_folder_leaves_nothing_behind(world, pair, saved, tmp_path
     if damage != "missing":
         shutil.copytree(saved, folder)
     if damage == "metrics":
-        (folder / "metrics.json").write_text("[1")
+        (folder / "metrics.json").write_text("[1", encoding="utf-8")
     if damage == "transform":
         (folder / "transform.h5").write_bytes(b"nothing")
     if damage == "map":

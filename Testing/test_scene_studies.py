@@ -32,10 +32,10 @@ def study(result, tmp_path) -> Path:
         sitk.WriteImage(image, str(tmp_path / f"{name}.nrrd"))
     for name in ("one", "two"):
         folder = Path(shutil.copytree(result, tmp_path / "pairs" / name))
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         files = {**INPUTS, "moving": name}
         metrics["inputs"] = {role: str(tmp_path / f"{file}.nrrd") for role, file in files.items()}
-        (folder / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     return tmp_path
 
 
@@ -86,9 +86,9 @@ def test_an_image_that_was_written_anew_is_another_one(scene, study) -> None:
 
 def test_a_result_is_shown_without_images_that_are_not_there_any_more(scene, study) -> None:
     folder = study / "pairs" / "one"
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     metrics["inputs"]["moving"] = str(study / "gone" / "patient.nii.gz")
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     result = load(scene, study, "one")
     assert (result.name, result.moving) == ("patient to fixed", None)
 

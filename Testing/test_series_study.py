@@ -193,7 +193,7 @@ def test_what_the_page_says_of_python_is_true(beats, tmp_path, monkeypatch, caps
     for number in range(3):
         case = written(tmp_path, f"c{number}", size=(24, 22, 20), spacing=(2.5, 2.5, 2.5), shift=(number, 0.0, 0.0))
         lines.append(f"{case.name},{case.image},{case.labels}")
-    (tmp_path / "images.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "images.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (tmp_path / "beats.nii.gz").write_bytes((beats / "beats.nii.gz").read_bytes())
     page = (REPOSITORY / "docs" / "cohorts.md").read_text(encoding="utf-8")
     code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "SeriesStudy" in block)

@@ -37,8 +37,8 @@ def test_what_was_measured_is_kept_and_what_failed_is_tried_again(
     run(monkeypatch, tmp_path, "--loads", "none", "two")
     assert asked == ["two"]
     assert [(r["load"], r["total"]) for r in speed.read_rows(tmp_path)] == [("none", "1.5"), ("two", "3.0")]
-    assert "| two | 3 | " in (tmp_path / "speed.md").read_text()
-    assert "| 2.00 |" in (tmp_path / "speed.md").read_text()
+    assert "| two | 3 | " in (tmp_path / "speed.md").read_text(encoding="utf-8")
+    assert "| 2.00 |" in (tmp_path / "speed.md").read_text(encoding="utf-8")
     run(monkeypatch, tmp_path, "--loads", "none", "--again")
     assert asked == ["two", "none"]
 
@@ -46,7 +46,7 @@ def test_what_was_measured_is_kept_and_what_failed_is_tried_again(
 @pytest.mark.slow
 def test_a_row_that_fails_says_why(tmp_path: Path) -> None:
     for name in ("fixed.nrrd", "moving.nrrd"):
-        (tmp_path / name).write_text("no image")
+        (tmp_path / name).write_text("no image", encoding="utf-8")
     failed = speed.measure("none", METHOD, (tmp_path / "fixed.nrrd", tmp_path / "moving.nrrd"), 60)
     assert list(failed) == ["failed"]
     assert failed["failed"]

@@ -29,7 +29,7 @@ def write(root: Path, **files: str) -> None:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def kernel(root: Path, groups: str, *mounts: str) -> None:
@@ -107,7 +107,7 @@ print(usable_threads(), available_threads(), torch.get_num_threads(), of_simplei
     # As where the library of OpenMP does not look at the affinity.
     environment["OMP_NUM_THREADS"] = "8"
     command = ["taskset", "-c", core, sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.split() == ["1"] * 4
 
 
@@ -154,5 +154,5 @@ entry.{call}
         environment = {name: value for name, value in os.environ.items() if name not in threads._ABOUT_WAITING}
         environment.update({} if said is None else {"OMP_WAIT_POLICY": said})
         command = [sys.executable, "-c", code]
-        done = subprocess.run(command, env=environment, input="\n", capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=environment, input="\n", capture_output=True, encoding="utf-8", check=True)
         assert done.stdout.split() == [expected, "False"], done.stderr

@@ -148,7 +148,7 @@ def test_a_pair_is_measured_with_its_structures_and_centred_grids(tmp_path: Path
 def test_the_results_are_written_as_table_text_and_figure(tmp_path: Path) -> None:
     rows = rows_of("a", "unregistered", 0.5, 0.7) + rows_of("a", "network", 0.8, 0.9) + rows_of("b", "network", 0.75)
     accuracy.write(rows, tmp_path / "out")
-    with (tmp_path / "out" / "accuracy.csv").open(newline="") as file:
+    with (tmp_path / "out" / "accuracy.csv").open(newline="", encoding="utf-8") as file:
         assert [row["dice"] for row in csv.DictReader(file)] == ["0.5", "0.7", "0.8", "0.9", "0.75"]
     text = (tmp_path / "out" / "accuracy.md").read_text(encoding="utf-8")
     assert "a, 2 pairs" in text
@@ -222,7 +222,7 @@ def test_the_accuracy_is_recorded_in_the_model_and_its_list(tmp_path: Path) -> N
     }
     assert kept["a_refined"]["dice"] == 0.9
     assert find_model(str(tmp_path / "tiny.safetensors")).info.accuracy == kept
-    assert json.loads((tmp_path / "models.json").read_text())["models"][0]["accuracy"] == kept
+    assert json.loads((tmp_path / "models.json").read_text(encoding="utf-8"))["models"][0]["accuracy"] == kept
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_a_run_leaves_model_checkpoint_logs_and_pictures(folder: Path) -> None:
     load_model(model)
     assert (output / "last.ckpt").exists()
     (table,) = output.glob("log/*/metrics.csv")
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["val/dice"]]
     assert len(rows) == 2
     assert max(float(row["val/dice"]) for row in rows) == pytest.approx(measured["dice"], abs=1e-4)

@@ -41,7 +41,7 @@ CONFIGURATION: dict[str, Any] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     training.write_blobs(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(CONFIGURATION))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(CONFIGURATION), encoding="utf-8")
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def options(folder: Path) -> TrainingOptions:
 
 def written(folder: Path, **changes: Any) -> Path:
     path = folder / "changed.yaml"
-    path.write_text(yaml.safe_dump({**CONFIGURATION, **changes}))
+    path.write_text(yaml.safe_dump({**CONFIGURATION, **changes}), encoding="utf-8")
     return path
 
 
@@ -101,7 +101,7 @@ def test_values_are_set_by_their_names(options: TrainingOptions):
 def test_a_preset_holds_sections_for_register_and_train(folder: Path):
     sections = {"register": {"regularization": 0.3, "refine": 5}, "train": {"weights": {"diffusion": 4.0}}}
     preset = folder / "best.json"
-    preset.write_text(json.dumps(sections))
+    preset.write_text(json.dumps(sections), encoding="utf-8")
     assert RegistrationOptions.from_mapping(sections) == RegistrationOptions(regularization=0.3, refine=5)
     assert read_options(str(preset), {"refine": 9}) == RegistrationOptions(regularization=0.3, refine=9)
     config = written(folder, weights={"diffusion": 1.0, "force": 0.2})
@@ -178,7 +178,7 @@ def test_landmarks_are_where_the_centred_images_show_them(options: TrainingOptio
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -221,7 +221,7 @@ def test_two_processes_work_on_one_study(folder: Path):
     assert 4 <= len(rows) <= 5
     assert {row["state"] for row in rows} <= {"complete", "pruned"}
     assert len({row["weights.diffusion"] for row in rows}) == len(rows)
-    assert json.loads((output / "best.json").read_text())["register"] == {}
+    assert json.loads((output / "best.json").read_text(encoding="utf-8"))["register"] == {}
     assert not (output / "study.journal").exists()
 
 

@@ -98,7 +98,7 @@ def test_limits_that_make_no_order_are_refused(limits: tuple[float, float, float
 
 
 def test_a_damaged_file_of_limits_is_told(tmp_path: Path) -> None:
-    (tmp_path / "verdict.json").write_text('{"methods": [{"method": "any"}]}')
+    (tmp_path / "verdict.json").write_text('{"methods": [{"method": "any"}]}', encoding="utf-8")
     with pytest.raises(ModelError, match=r"verdict\.json cannot be read"):
         read_limits(tmp_path / "verdict.json")
 
@@ -343,7 +343,7 @@ def test_a_grade_can_be_required(
         called = CliRunner().invoke(app, ["register", *images, "-o", str(tmp_path / "out"), *how, *required])
     assert called.exit_code == status
     assert f"{grade}: " in called.stdout
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["verdict"]["grade"] == grade
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["verdict"]["grade"] == grade
 
 
 def test_what_cannot_be_required_is_told_before_anything_is_done(images: list[str], tmp_path: Path) -> None:

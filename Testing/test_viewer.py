@@ -223,7 +223,7 @@ def test_the_whole_job_in_the_browser(page: Any, folder: Path, tmp_path: Path, m
     with zipfile.ZipFile(tmp_path / "registration.zip") as archive:
         assert {"metrics.json", "transform.h5"} <= set(archive.namelist())
         archive.extractall(result)
-    metrics = json.loads((result / "metrics.json").read_text())
+    metrics = json.loads((result / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["inputs"]["fixed"] == str(folder / FIXED)
     assert metrics["similarity"]["after"]["ncc"] > metrics["similarity"]["before"]["ncc"]
     made["result"] = result
@@ -258,7 +258,7 @@ def test_what_cannot_be_used_is_said_in_one_sentence(page: Any, server: Server, 
     assert f"larger than the {UPLOAD_MIB} MiB" in error(page)
     close_error(page)
 
-    (tmp_path / "text.pdf").write_text("no image")
+    (tmp_path / "text.pdf").write_text("no image", encoding="utf-8")
     upload(page, "moving", tmp_path / "text.pdf")
     assert "not of a format" in error(page)
 

@@ -73,10 +73,10 @@ def test_entries_are_images_results_and_folders_within(folders: Folders) -> None
     allowed, secret = folders
     (allowed / "linked").symlink_to(secret)
     (allowed / ".hidden.nii.gz").write_bytes(b"")
-    (allowed / "notes.txt").write_text("no image")
+    (allowed / "notes.txt").write_text("no image", encoding="utf-8")
     for name in ("a result", "deeper"):
         (allowed / name).mkdir()
-    (allowed / "a result" / "metrics.json").write_text("{}")
+    (allowed / "a result" / "metrics.json").write_text("{}", encoding="utf-8")
     entries = Access.to([allowed]).entries(allowed)
     assert [(entry["name"], entry["kind"]) for entry in entries] == [
         ("a result", "result"),
@@ -143,14 +143,14 @@ def test_an_upload_is_one_image_or_one_series(tmp_path: Path, make_image) -> Non
 @pytest.mark.parametrize("content", [None, "{", "[]", '"text"'])
 def test_a_folder_without_metrics_is_no_result(tmp_path: Path, content: str) -> None:
     if content is not None:
-        (tmp_path / "metrics.json").write_text(content)
+        (tmp_path / "metrics.json").write_text(content, encoding="utf-8")
     with pytest.raises(UnreadableFileError, match="no result"):
         read_metrics(tmp_path)
 
 
 def test_recorded_inputs_are_taken_as_far_as_they_make_sense(tmp_path: Path) -> None:
     inputs = {"fixed": "/data/a.nii.gz", "moving": 3, "labels": "/data/b.nii.gz"}
-    (tmp_path / "metrics.json").write_text(json.dumps({"inputs": inputs}))
+    (tmp_path / "metrics.json").write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
     assert recorded_inputs(read_metrics(tmp_path)) == {"fixed": Path("/data/a.nii.gz")}
     assert recorded_inputs({}) == {}
     assert recorded_inputs({"inputs": "none"}) == {}

@@ -138,7 +138,7 @@ async def files_are_left_and_taken(page: str, address: str, browser: aiohttp.Cli
     async with browser.get(page + "download/a.zip") as answer:
         assert await answer.read() == b"zip"
         assert answer.headers["Content-Disposition"] == 'attachment; filename="a.zip"'
-    (session / "private.txt").write_text("not for the browser")
+    (session / "private.txt").write_text("not for the browser", encoding="utf-8")
     for name in ("private.txt", "..%2Fprivate.txt", "%2e%2e%2fprivate.txt", "%2Fetc%2Fpasswd"):
         async with browser.get(f"{page}download/{name}") as answer:
             assert answer.status == 404, name
@@ -162,7 +162,7 @@ def listening_ports() -> list[int]:
     for child in children():
         links = [link for link in Path(f"/proc/{child}/fd").iterdir() if link.is_symlink()]
         inodes = {str(link.readlink()) for link in links}
-        for line in Path(f"/proc/{child}/net/tcp").read_text().splitlines()[1:]:
+        for line in Path(f"/proc/{child}/net/tcp").read_text(encoding="utf-8").splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
                 found.append(int(fields[1].split(":")[1], 16))
@@ -171,7 +171,7 @@ def listening_ports() -> list[int]:
 
 def children() -> list[int]:
     me = os.getpid()
-    return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
+    return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text(encoding="utf-8").split()]
 
 
 @pytest.mark.slow
@@ -261,14 +261,14 @@ def study(tmp_path: Path) -> Path:
     study = tmp_path / "study"
     (study / "pairs" / "b_to_a").mkdir(parents=True)
     (study / "pairs" / "b_to_a" / "glance.jpg").write_bytes(b"picture")
-    (study / "pairs" / "b_to_a" / "metrics.json").write_text("{}")
+    (study / "pairs" / "b_to_a" / "metrics.json").write_text("{}", encoding="utf-8")
     private = tmp_path / "private"
     private.mkdir()
     (private / "glance.jpg").write_bytes(b"private")
     (study / "glance.jpg").write_bytes(b"private")
     (study / "pairs" / "link").symlink_to(private)
-    (study / "cohort.csv").write_text("name,state\nb_to_a,done\nc_to_a,failed\nlink,done\n")
-    (study / "index.html").write_text("the wall")
+    (study / "cohort.csv").write_text("name,state\nb_to_a,done\nc_to_a,failed\nlink,done\n", encoding="utf-8")
+    (study / "index.html").write_text("the wall", encoding="utf-8")
     return study
 
 
@@ -330,7 +330,9 @@ def test_marks_are_saved_for_pairs_of_the_study_and_from_its_page_alone(study: P
 def test_a_result_of_a_study_brings_the_images_that_it_was_made_of(study: Path, tmp_path: Path) -> None:
     (tmp_path / "fixed.nii.gz").touch()
     result = study / "pairs" / "b_to_a"
-    result.joinpath("metrics.json").write_text(json.dumps({"inputs": {"fixed": str(tmp_path / "fixed.nii.gz")}}))
+    result.joinpath("metrics.json").write_text(
+        json.dumps({"inputs": {"fixed": str(tmp_path / "fixed.nii.gz")}}), encoding="utf-8"
+    )
     task = Service(Access(), study=study).showing(result).for_session()
     assert task["result"] == str(result)
     assert (task["folders"], task["files"]) == ([str(result)], [str(tmp_path / "fixed.nii.gz")])

@@ -176,7 +176,7 @@ def test_the_views_go_from_one_worst_place_to_the_next(
     viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop, tmp_path: Path
 ) -> None:
     judged = shutil.copytree(folder / "result", tmp_path / "judged")
-    metrics = json.loads((judged / "metrics.json").read_text())
+    metrics = json.loads((judged / "metrics.json").read_text(encoding="utf-8"))
     points = [[28.0, -60.0, 108.0], [35.0, -50.0, 115.0], [31.0, -57.0, 112.0]]
     metrics["expected_error"] = {
         "confidence": 0.9,
@@ -184,7 +184,7 @@ def test_the_views_go_from_one_worst_place_to_the_next(
     }
     reasons = [{"key": key, "grade": "review", "value": 0.7, "usual": 0.9, "limit": 0.8} for key in ("overlap", "seen")]
     metrics["verdict"] = {"grade": "review", "reasons": reasons, "evidence": {}}
-    (judged / "metrics.json").write_text(json.dumps(metrics))
+    (judged / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     loop.run_until_complete(viewer._results.open(judged))
     assert state.verdict["title"] == "Review"
     assert len(state.verdict["others"]) == 1
@@ -263,7 +263,7 @@ def test_a_correction_changes_what_is_seen_and_is_taken_back(
     assert shown == {st.FIXED: True, st.MOVING: False, st.WARPED: True}
     # What others may read as well stays as it is, and what is downloaded is what is seen.
     assert {path.name: path.read_bytes() for path in (folder / "result").iterdir()} == before
-    assert json.loads((viewer._results._folder / "metrics.json").read_text())["corrections"]
+    assert json.loads((viewer._results._folder / "metrics.json").read_text(encoding="utf-8"))["corrections"]
     viewer._corrections.look_at(0)
     assert viewer._page.stage._crosshair.GetCrosshairRAS() == pytest.approx(belongs)
     dragged = np.add(belongs, (0.0, 1.0, 0.0))
@@ -331,13 +331,13 @@ def test_a_result_without_its_images_is_shown_all_the_same(
     viewer: Viewer, state: Any, folder: Path, loop: asyncio.AbstractEventLoop, inputs: dict[str, str], reason: str
 ) -> None:
     metrics = folder / "result" / "metrics.json"
-    whole = metrics.read_text()
+    whole = metrics.read_text(encoding="utf-8")
     given = {role: path.format(folder=folder) for role, path in inputs.items()}
-    metrics.write_text(json.dumps({**json.loads(whole), "inputs": given}))
+    metrics.write_text(json.dumps({**json.loads(whole), "inputs": given}), encoding="utf-8")
     try:
         loop.run_until_complete(viewer._results.open(folder / "result"))
     finally:
-        metrics.write_text(whole)
+        metrics.write_text(whole, encoding="utf-8")
     assert "The fixed and moving images of this result are not shown" in state.notice
     assert reason in state.notice
     assert not state.can_compare

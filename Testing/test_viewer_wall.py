@@ -46,7 +46,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             result = folder / "pairs" / name
             result.mkdir(parents=True)
             Image.new("RGB", (582, 144), (10 * number, 80, 120)).save(result / "glance.jpg")
-            (result / "metrics.json").write_text("{}")
+            (result / "metrics.json").write_text("{}", encoding="utf-8")
         ledger.append(row)
     ledger.close()
     shutil.rmtree(folder / ".partial")
@@ -153,11 +153,11 @@ def test_marks_are_saved_in_the_viewer_and_stay_in_page_and_table(study: Path, c
         assert names(page) == ["pair-14"]
         assert page.input_value(".comment") == ODD
         the_pair_is_opened(page, server)
-        (study / "marks.csv").write_text("damaged\nx\n")
+        (study / "marks.csv").write_text("damaged\nx\n", encoding="utf-8")
         page.click("[data-name=pair-14] .mark-good")
         page.wait_for_selector("#toast:has-text('mend the file')", timeout=WAIT_MS)
         assert page.get_attribute("[data-name=pair-14] .mark-bad", "aria-pressed") == "true"
-        (study / "marks.csv").write_text(f"name,mark,comment\npair-14,bad,{ODD}\npair-05,good,\n")
+        (study / "marks.csv").write_text(f"name,mark,comment\npair-14,bad,{ODD}\npair-05,good,\n", encoding="utf-8")
     finally:
         server.stop()
     with (study / "cohort.csv").open(newline="", encoding="utf-8") as file:

@@ -37,7 +37,7 @@ def study(tmp_path: Path) -> Path:
     folder = tmp_path / "study"
     folder.mkdir()
     rows = [row("a", mark="", comment=""), row("b", mark="", comment=""), row("c", mark="good", comment="old")]
-    with (folder / "cohort.csv").open("w", newline="") as file:
+    with (folder / "cohort.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -209,7 +209,7 @@ def test_table_and_page_are_brought_in_step_with_the_marks(study):
 
 
 def test_a_table_from_before_there_were_marks_gets_their_columns(study):
-    (study / "cohort.csv").write_text("name,state\na,done\n")
+    (study / "cohort.csv").write_text("name,state\na,done\n", encoding="utf-8")
     save_mark(study, "a", Mark("good"))
     settle_marks(study)
     assert table(study) == {"a": {"name": "a", "state": "done", "mark": "good", "comment": ""}}

@@ -231,7 +231,7 @@ def test_a_job_leaves_what_register_returns(worker, make_job, images):
     point = (31.0, -57.0, 112.0)
     transform = sitk.ReadTransform(str(folder / "transform.h5"))
     assert transform.TransformPoint(point) == pytest.approx(expected.transform.TransformPoint(point), abs=1e-3)
-    assert done.metrics == json.loads((folder / "metrics.json").read_text())
+    assert done.metrics == json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert done.metrics["labels"]["after"]["mean_dice"] > 0.5
 
 
@@ -267,11 +267,11 @@ def test_progress_is_said_ten_times_a_second_at_most(make_job, monkeypatch):
 def test_the_second_job_neither_imports_nor_reads_the_model(worker, make_job):
     jobs = [make_job({**NETWORK, "prealign": "centre"}) for _ in range(2)]
     assert worker.ask(jobs[0]).event == "done"
-    before = worker.log.read_text()
+    before = worker.log.read_text(encoding="utf-8")
     assert "open" in before
     assert "import torch" in before
     assert worker.ask(jobs[1]).event == "done"
-    assert worker.log.read_text() == before
+    assert worker.log.read_text(encoding="utf-8") == before
 
 
 def test_what_libraries_print_does_not_reach_the_client(worker, make_job):
@@ -279,7 +279,7 @@ def test_what_libraries_print_does_not_reach_the_client(worker, make_job):
     assert worker.ask(job).event == "done"
     assert worker.strays == []
     assert not [event for event in worker.events if event.id == "stray"]
-    errors = worker.errors.read_text()
+    errors = worker.errors.read_text(encoding="utf-8")
     assert "a stray print" in errors
     assert "of a child" in errors
 
@@ -359,7 +359,7 @@ def test_a_result_is_corrected_where_it_lies_and_comes_back(worker, make_job):
     assert transform.TransformPoint(POINTS[0]) == pytest.approx(POINTS[1], abs=0.01)
     (told,) = done.metrics["corrections"]
     assert told["error_before_mm"] > 2 > told["error_after_mm"]
-    assert json.loads((Path(job.folder) / "metrics.json").read_text()) == done.metrics
+    assert json.loads((Path(job.folder) / "metrics.json").read_text(encoding="utf-8")) == done.metrics
     stages = [event.stage for event in worker.of(done.id, "progress")]
     assert {"correct", "write"} <= set(stages)
     assert set(stages) <= set(CORRECTION_STAGES)
@@ -602,7 +602,7 @@ def test_a_mistake_in_the_program_is_told_with_its_place(worker, make_job):
     assert "KeyError" in error.message
     assert "\n" not in error.message
     assert "in progress" in error.detail
-    assert "Traceback" in worker.errors.read_text()
+    assert "Traceback" in worker.errors.read_text(encoding="utf-8")
 
 
 PRETENCE = """
@@ -708,7 +708,7 @@ def test_a_cohort_that_cannot_start_says_why_in_a_sentence(change, code, phrase,
 
 def test_a_table_of_pairs_leaves_nothing_to_choose(cohort, tmp_path):
     table = tmp_path / "pairs.csv"
-    table.write_text("fixed,moving\nimages/a.nrrd,images/b.nrrd\n")
+    table.write_text("fixed,moving\nimages/a.nrrd,images/b.nrrd\n", encoding="utf-8")
     (pair,) = pairs_of(replace(cohort, source=str(table), pairing="to-atlas", atlas="z"))
     assert pair.name == "b_to_a"
 

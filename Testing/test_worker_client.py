@@ -594,7 +594,7 @@ def test_the_real_worker_answers_registers_cancels_and_survives_a_crash(
 
 def test_a_half_installed_torch_is_explained(real: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("")  # as an interrupted installation leaves it
+    (tmp_path / "torch" / "__init__.py").write_text("", encoding="utf-8")  # as an interrupted installation leaves it
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(MODULE)]))
     real.do(real.client.warm_up)
     real.until(lambda: real.client.state is State.OFF)

@@ -86,7 +86,9 @@ def hearts(data: Path, full_field: bool = False) -> Iterator[Pair]:
     """ACDC, end-systole to end-diastole."""
     for patient in (88, 97):
         folder = data / "acdc" / f"patient{patient:03d}"
-        facts = dict(line.split(": ") for line in (folder / "Info.cfg").read_text().splitlines() if ": " in line)
+        facts = dict(
+            line.split(": ") for line in (folder / "Info.cfg").read_text(encoding="utf-8").splitlines() if ": " in line
+        )
         stems = [f"patient{patient:03d}_frame{int(facts[phase]):02d}" for phase in ("ED", "ES")]
         images = [read_image(next(folder.glob(f"{stem}.nii*"))) for stem in stems]
         labels = [read_image(next(folder.glob(f"{stem}_gt.nii*"))) for stem in stems]

@@ -143,7 +143,7 @@ class Cost:
         me = os.getpid()
         while not self._ended.wait(0.2):
             for child in Path(f"/proc/{me}/task").glob("*/children"):
-                for process in child.read_text().split():
+                for process in child.read_text(encoding="utf-8").split():
                     with suppress(OSError, IndexError):
                         self.peak_gib = max(self.peak_gib, memory_gib(process, "VmHWM"))
 

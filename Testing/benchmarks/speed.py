@@ -195,13 +195,13 @@ def measure(load: str, method: str, images: tuple[Path, Path], limit: float) -> 
     command = [sys.executable, __file__, ".", "--row", *map(str, images), method]
     # The package that this program uses, wherever it was started.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with busy(LOADS[load]), tempfile.TemporaryFile("w+") as said:
+    with busy(LOADS[load]), tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         try:
             done = subprocess.run(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=said,
-                text=True,
+                encoding="utf-8",
                 timeout=limit,
                 check=False,
                 env=environment,

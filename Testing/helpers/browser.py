@@ -43,14 +43,14 @@ class Server:
             env=environment,
             stdout=-1,
             stderr=self._errors,
-            text=True,
+            encoding="utf-8",
             # A suite that was started in the background ignores the signal, and hands that on.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.search(r"http://\S+", line)
-        assert found, log.read_text()
+        assert found, log.read_text(encoding="utf-8")
         self.url = found.group()
 
     def sessions(self) -> list[Path]:

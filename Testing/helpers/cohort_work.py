@@ -56,7 +56,7 @@ def trivial(pair: Pair, settings: Settings, study: Study, how: Mapping[str, Any]
     """Nothing but what a study needs of a pair."""
     folder = study.begin(pair.name)
     assert folder is not None
-    (folder / "metrics.json").write_text("{}")
+    (folder / "metrics.json").write_text("{}", encoding="utf-8")
     study.complete(pair.name, folder, {"inputs": {}, **how})
     study.end(pair.name)
     return Outcome(pair, DONE, study.result_folder(pair.name))
@@ -81,7 +81,7 @@ class Ending(Study):
 def planned_mishap(file: Path) -> tuple[str, str]:
     """What is to happen; only once, if not always."""
     try:
-        mishap, _, where = file.read_text().partition(" ")
+        mishap, _, where = file.read_text(encoding="utf-8").partition(" ")
     except FileNotFoundError:
         return "", ""
     if where != "always":
@@ -108,5 +108,5 @@ def die() -> None:
 
 
 def log(folder: Path, line: str) -> None:
-    with (folder / "log").open("a") as file:
+    with (folder / "log").open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")

@@ -272,7 +272,7 @@ class RegistrationResult:
             for done, job in enumerate(as_completed(jobs), start=1):
                 job.result()
                 report(0.4 + 0.6 * done / len(jobs))
-        (folder / METRICS_FILE).write_text(json.dumps(self.plain_metrics(), indent=2) + "\n")
+        (folder / METRICS_FILE).write_text(json.dumps(self.plain_metrics(), indent=2) + "\n", encoding="utf-8")
 
     def _write_transforms(self, folder: Path, report: Report) -> None:
         """One after the other: the HDF5 library must not be used by two threads at once."""
