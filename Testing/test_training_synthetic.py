@@ -12,14 +12,17 @@ from DeepRegAttentionLib.training.data import split_pairs, training_items, valid
 from DeepRegAttentionLib.training.synthetic import (
     SyntheticOptions,
     SyntheticPairs,
+    cut_off,
     paint,
     random_body,
     random_colours,
     random_shapes,
     smooth_noise,
+    thick_slices,
 )
 from helpers.training import tiny, write_blobs
 
+CLEAN = {"noise": 0.0, "blur": 0.0, "bias": 0.0, "thick": 1.0, "missing": 0.0}
 SMALL = SyntheticOptions(shape=(24, 32, 16), shapes=6, alike=0.0)
 
 
@@ -42,7 +45,7 @@ def test_a_pair_is_two_paintings_of_two_deformations_of_one_map() -> None:
 
 
 def test_pairs_that_are_alike_have_one_contrast() -> None:
-    options = SyntheticOptions(shape=(24, 32, 16), shapes=6, deformation=0.0, alike=1.0, noise=0.0, blur=0.0, bias=0.0)
+    options = SyntheticOptions(shape=(24, 32, 16), shapes=6, deformation=0.0, alike=1.0, **CLEAN)
     item = SyntheticPairs(options, 1, 8)[0]
     labels = item["fixed_labels"].unique().tolist()
     means = [[float(item[r][item[f"{r}_labels"] == k].mean()) for k in labels] for r in ("fixed", "moving")]
@@ -99,9 +102,54 @@ def test_a_body_in_the_dark_is_one_blob_in_the_middle() -> None:
 
 
 def test_some_pairs_have_a_dark_background_and_some_have_none() -> None:
-    pairs = SyntheticPairs(SyntheticOptions(shape=(24, 32, 16), shapes=6, noise=0.0, blur=0.0), 1, 8)
+    pairs = SyntheticPairs(SyntheticOptions(shape=(24, 32, 16), shapes=6, **CLEAN), 1, 8)
     dark = [float(pairs[n]["fixed"][0, 0, 0, 0]) == float(pairs[n]["moving"][0, 0, 0, 0]) == 0 for n in range(8)]
     assert 2 <= sum(dark) <= 6
+
+
+def test_thick_slices_blur_one_axis_and_move_nothing() -> None:
+    ramp = torch.arange(12.0).reshape(1, 12, 1, 1).expand(1, 12, 5, 7)
+    thick = thick_slices(ramp, 1, 3.0)
+    assert thick.shape == ramp.shape
+    torch.testing.assert_close(thick[0, 1:-1], ramp[0, 1:-1])
+    torch.testing.assert_close(thick_slices(ramp, 3, 3.5), ramp)
+    torch.testing.assert_close(thick_slices(ramp, 1, 1.0), ramp)
+    stripes = (torch.arange(12) % 2).float().reshape(1, 12, 1, 1).expand(1, 12, 5, 7)
+    assert float(thick_slices(stripes, 1, 4.0).std()) < 0.01
+
+
+@pytest.mark.parametrize("upper", [True, False])
+def test_what_is_cut_off_is_dark_at_one_end_alone(upper: bool) -> None:
+    image = torch.rand(1, 8, 10, 6, generator=torch.Generator().manual_seed(1)) + 0.1
+    shown = cut_off(image, 2, 0.3, upper)
+    missing = slice(7, 10) if upper else slice(0, 3)
+    assert float(shown[:, :, missing].max()) == 0
+    kept = slice(0, 7) if upper else slice(3, 10)
+    assert torch.equal(shown[:, :, kept], image[:, :, kept])
+    assert torch.equal(cut_off(image, 1, 0.0, upper), image)
+
+
+def test_some_images_miss_an_end_that_their_labels_have() -> None:
+    options = SyntheticOptions(shape=(16, 16, 16), shapes=6, **{**CLEAN, "missing": 0.5})
+    pairs = SyntheticPairs(options, 1, 8)
+    found = 0
+    for n in range(12):
+        item = pairs[n]
+        for name in ("fixed", "moving"):
+            dark = item[name] == 0
+            ends = [
+                dark.select(axis, end) & (item[f"{name}_labels"].select(axis, end) > 0)
+                for axis in (1, 2, 3)
+                for end in (0, -1)
+            ]
+            found += any(bool(end.all()) for end in ends)
+    assert 1 <= found <= 12
+
+
+@pytest.mark.parametrize("wrong", [{"thick": 0.5}, {"thick": 17.0}, {"missing": 1.0}, {"missing": -0.1}])
+def test_impossible_acquisitions_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match=r"data\.synthetic\.(thick|missing)"):
+        SyntheticOptions(shape=(16, 16, 16), **wrong)
 
 
 def test_a_shape_that_does_not_suit_the_network_is_refused() -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -45,6 +46,11 @@ class SyntheticOptions:
     blur, bias, noise : float
         Largest standard deviation of the blur in voxels, largest coefficient of the bias field, largest standard
         deviation of the noise for intensities in 0..1.
+    thick : float
+        Thickness of the thickest slices, voxels; every other image has slices thicker than its voxels.
+    missing : float
+        Largest share of a side of the grid that an image does not show, at one end; every fourth image misses some. Its
+        labels are all there, so that the network learns to carry motion on into what it does not see.
     """
 
     shape: tuple[int, int, int] = (64, 64, 64)
@@ -57,6 +63,8 @@ class SyntheticOptions:
     blur: float = 1.0
     bias: float = 0.3
     noise: float = 0.05
+    thick: float = 4.0
+    missing: float = 0.3
 
     def __post_init__(self) -> None:
         if min(self.shape) < 16 or not 2 <= self.shapes <= 255:
@@ -68,6 +76,10 @@ class SyntheticOptions:
         require_probability("data.synthetic.alike", self.alike)
         if min(self.deformation, self.blur, self.bias, self.noise) < 0:
             raise OptionError("“data.synthetic” must not hold negative sizes.")
+        if not 1 <= self.thick <= min(self.shape):
+            raise OptionError("“data.synthetic.thick” must be at least 1 voxel and at most the smallest side.")
+        if not 0 <= self.missing < 1:
+            raise OptionError("“data.synthetic.missing” must be at least 0 and below 1.")
 
 
 class SyntheticPairs(Dataset[Item]):
@@ -135,8 +147,17 @@ class SyntheticPairs(Dataset[Item]):
             deformed = self._deformed(labels, random)
             image = paint(deformed, own, random)
             item[f"{name}_labels"] = deformed
-            item[name] = self.changes(image, int(torch.randint(2**31, (), generator=random)))
+            item[name] = self._acquired(image, random)
         return item
+
+    def _acquired(self, image: Tensor, random: torch.Generator) -> Tensor:
+        """As a scanner would show it."""
+        if _uniform(random) < 0.5:
+            image = thick_slices(image, _axis(random), _uniform(random, 1.0, self.options.thick))
+        image = self.changes(image, int(torch.randint(2**31, (), generator=random)))
+        if _uniform(random) < 0.25:
+            image = cut_off(image, _axis(random), _uniform(random, 0.0, self.options.missing), _uniform(random) < 0.5)
+        return image
 
     def _map(self, n: int, dark: bool, random: torch.Generator) -> Tensor:
         if self.maps is not None:
@@ -155,6 +176,27 @@ class SyntheticPairs(Dataset[Item]):
 
 def _uniform(random: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
     return low + (high - low) * float(torch.rand((), generator=random))
+
+
+def _axis(random: torch.Generator) -> int:
+    return int(torch.randint(1, 4, (), generator=random))
+
+
+def thick_slices(image: Tensor, axis: int, thickness: float) -> Tensor:
+    """An image ``(1, K, J, I)`` as slices of ``thickness`` voxels across ``axis`` show it, on its own grid."""
+    slices = max(round(image.shape[axis] / thickness), 1)
+    k, j, i = (slices if n == axis else image.shape[n] for n in range(1, 4))
+    thick = F.adaptive_avg_pool3d(image[None], (k, j, i))
+    return F.interpolate(thick, image.shape[1:], mode="trilinear", align_corners=False)[0]
+
+
+def cut_off(image: Tensor, axis: int, share: float, upper: bool) -> Tensor:
+    """An image ``(1, K, J, I)`` without a ``share`` of its side, at the lower or upper end of ``axis``."""
+    side = image.shape[axis]
+    missing = round(share * side)
+    shown = image.clone()
+    shown.narrow(axis, side - missing if upper else 0, missing).zero_()
+    return shown
 
 
 def random_shapes(shape: Sequence[int], count: int, scale: float, random: torch.Generator) -> Tensor:
