@@ -465,7 +465,7 @@ def test_without_a_model_or_steps_it_refines_on_coarse_grids(pair, monkeypatch):
         return refine(objective, start, *rest)
 
     monkeypatch.setattr(deform_module, "refine", noted)
-    result = register(*images, RegistrationOptions(prealign="none", spacing=0.25))
+    result = register(*images, RegistrationOptions(prealign="none", spacing=0.25, refine=0))
     whole = math.prod(result.metrics["working_grid"]["size"])
     assert sizes == [(whole // 8, True)]
     assert result.metrics["model"] is None
@@ -521,7 +521,7 @@ def test_the_likely_steps_are_known_before_the_images(model_file):
     for model, steps in {**recommended, "auto": max(recommended.values()), model_file: 3, "none": STEPS}.items():
         assert likely_steps(RegistrationOptions(model=model, refine=None)) == steps
         assert likely_steps(RegistrationOptions(model=model, refine=7)) == 7
-        assert likely_steps(RegistrationOptions(model=model)) == 0
+        assert likely_steps(RegistrationOptions(model=model, refine=0)) == 0
     with pytest.raises(errors.ModelError):
         likely_steps(RegistrationOptions(model="absent", refine=None))
 

@@ -27,10 +27,10 @@ from DeepRegAttentionLib.engine.result import RegistrationResult
 
 WAYS = {
     "auto, fast": {"refine": 0},
-    "auto": {"refine": None},
-    "no model": {"model": "none", "refine": None},
+    "auto": {},
+    "no model": {"model": "none"},
     "any-contrast, fast": {"model": "any-contrast", "refine": 0},
-    "any-contrast": {"model": "any-contrast", "refine": None},
+    "any-contrast": {"model": "any-contrast"},
 }
 """Options of each way; the licences of all models are accepted."""
 

@@ -80,9 +80,8 @@ def observe(trial: Trial, places: int) -> Iterator[Outcome]:
     """Register a known pair and correct it at the places that look worst."""
     pair = known_pair(trial)
     spacing = pair.fixed.GetSpacing()[0]
-    result = register(
-        pair.fixed, pair.moving, RegistrationOptions(model=trial.method, prealign="none", spacing=spacing)
-    )
+    options = RegistrationOptions(model=trial.method, prealign="none", refine=0, spacing=spacing)
+    result = register(pair.fixed, pair.moving, options)
     corrector = Corrector(result, pair.fixed, pair.moving)
     for place in result.metrics["expected_error"]["worst"][:places]:
         correction = clicked(pair, place["point_lps_mm"])

@@ -37,7 +37,7 @@ def main() -> None:
         [cases.files(case) for case in spread(cases.names(TASK, part), count)]
         for part, count in (("report", arguments.targets), ("trained", arguments.atlases))
     )
-    settings = Settings(RegistrationOptions(model=arguments.model, refine=None, maps=False))
+    settings = Settings(RegistrationOptions(model=arguments.model, maps=False))
     found = {method: fused(targets, atlases, settings, arguments.study, method) for method in METHODS}
     name, single = best_single(found[METHODS[0]])
     print(f"{arguments.model}: {len(targets)} targets, {len(atlases)} atlases\n")

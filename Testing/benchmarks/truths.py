@@ -235,9 +235,9 @@ def keep(path: Path, **tensors: torch.Tensor) -> None:
 
 
 def registered(trial: Trial) -> Known:
-    """Register a trial, as a user would who changes nothing but the model."""
+    """Register a trial without the refinement of this pair: the network alone, or on coarse grids where none fits."""
     fixed, moving = (read_image(case.image) for case in (trial.fixed, trial.moving))
-    options = RegistrationOptions(model=trial.method, spacing=_spacing(trial))
+    options = RegistrationOptions(model=trial.method, refine=0, spacing=_spacing(trial))
     method = choose_method(fixed, moving, options)
     linear = sitk.Transform(3, sitk.sitkIdentity)
     if trial.kind == BORDER:

@@ -76,9 +76,9 @@ Prealign = Annotated[
 Refine = Annotated[
     Optional[int],
     _option(
-        "Steps of optimisation for this pair after the network; the preset balanced takes the model's own number.",
+        "Steps of optimisation for this pair after the network; 0 leaves the answer to the network alone.",
         _METHOD,
-        default=str(_DEFAULTS.refine),
+        default="the model's own number",
     ),
 ]
 Similarity = Annotated[

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..cohort.template_study import Follow, TurnSummary
     from ..dataset import ImageFiles
 
-USUAL = {"model": "none", "refine": None}
+USUAL = {"model": "none"}
 """How subjects are registered to a template if nothing else is said: by refinement, which has no habits."""
 
 

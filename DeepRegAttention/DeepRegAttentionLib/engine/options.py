@@ -57,7 +57,7 @@ class RegistrationOptions:
 
     model: str = "auto"
     prealign: str = "affine"
-    refine: Optional[int] = 0
+    refine: Optional[int] = None
     similarity: str = "lncc"
     regularization: Optional[float] = None
     landmark_weight: float = 0.0
