@@ -17,6 +17,8 @@ from helpers.training import write_blobs
 
 sys.path.insert(0, str(REPOSITORY / "Testing" / "benchmarks"))
 import causes
+import causes_parts as parts
+import causes_tables as tables
 
 
 def blob(shift: float) -> torch.Tensor:
@@ -41,11 +43,10 @@ def test_every_part_of_a_network_can_be_taken_out_and_is_back_afterwards(name: s
         parameter.data += 0.1 * torch.randn(parameter.shape)
     fixed, moving = blob(0.0), blob(1.0)
     whole = causes.answer(network, fixed, moving).displacement
-    parts = {part: (kind, change) for part, (kind, change) in causes.PARTS.items()
-             if any(isinstance(module, kind) for module in network.modules())}  # fmt: skip
-    assert len(parts) == 3
-    for kind, change in parts.values():
-        with causes.changed_parts(network, kind, change):
+    own = [part for part in parts.PARTS.values() if any(isinstance(module, part[0]) for module in network.modules())]
+    assert len(own) == 3
+    for kind, change in own:
+        with parts.changed_parts(network, kind, change):
             without = causes.answer(network, fixed, moving).displacement
         assert not torch.equal(without, whole)
     torch.testing.assert_close(causes.answer(network, fixed, moving).displacement, whole)
@@ -53,7 +54,7 @@ def test_every_part_of_a_network_can_be_taken_out_and_is_back_afterwards(name: s
 
 def test_without_its_force_drivenmorph_does_not_move() -> None:
     network = build_network("drivenmorph", {"channels": [8, 8, 8]}).eval()
-    with causes.changed_parts(network, *causes.PARTS["without the driving force"]):
+    with parts.changed_parts(network, *parts.PARTS["without the driving force"]):
         assert float(causes.answer(network, blob(0.0), blob(2.0)).displacement.abs().max()) == 0
 
 
@@ -98,49 +99,49 @@ def test_every_experiment_is_done_with_the_network_of_a_file_and_told_under_its_
     monkeypatch.setattr(causes, "REFINEMENT_STEPS", 2)
     pairs = all_pairs(find_cases(tmp_path / "blobs"))[:1]
     rows = [row for name in causes.EXPERIMENTS for row in causes.measure(name, "heart", model, pairs, set())]
-    causes.write(rows, tmp_path / "out")
-    kept = causes.read(tmp_path / "out")
+    tables.write(rows, tmp_path / "out")
+    kept = tables.read(tmp_path / "out")
     assert {row.model for row in kept} == {"trained otherwise"}
     assert {row.pair for row in kept} == {f"{fixed.name} {moving.name}" for fixed, moving in pairs}
     still = [row.value for row in kept if (row.experiment, row.what) == ("equal", "as it is")]
     assert len(still) == 2
     assert max(still) < 1e-3
-    areas = {row.what for row in kept if row.measure == causes.AREA}
-    assert {"attention", causes.DIFFERENCE, causes.MOTION} <= areas
+    areas = {row.what for row in kept if row.measure == tables.AREA}
+    assert {"attention", tables.DIFFERENCE, tables.MOTION} <= areas
     text = (tmp_path / "out" / "causes.md").read_text(encoding="utf-8")
     assert "| `trained otherwise` | heart | attention | 1 |" in text
     assert (tmp_path / "out" / "causes.png").stat().st_size > 1000
 
 
-def rows_of(experiment: str, model: str, value: float) -> list[causes.Measured]:
+def rows_of(experiment: str, model: str, value: float) -> list[tables.Measured]:
     found = {
         "equal": [("as it is", "mean mm")],
         "inside": [("attention", "inside over outside")],
         "knockout": [("whole", "Dice"), ("whole", "lost"), ("without it", "lost")],
-        "deletion": [(what, share) for what in ("attention", causes.MOTION) for share in ("2%", "5%", "10%", "20%")],
+        "deletion": [(what, share) for what in ("attention", tables.MOTION) for share in ("2%", "5%", "10%", "20%")],
         "force": [(f"pass {n}, 1/8", f"force, {goal}") for n in (1, 2) for goal in ("refined", "network")],
     }  # fmt: skip
-    return [causes.Measured(experiment, "heart", model, f"a {pair}", what, measure, round(value + 0.2 * pair, 4))
+    return [tables.Measured(experiment, "heart", model, f"a {pair}", what, measure, round(value + 0.2 * pair, 4))
             for pair in range(2) for what, measure in found[experiment]]  # fmt: skip
 
 
 def test_the_tables_hold_the_means_of_what_belongs_there() -> None:
     rows = [row for experiment in causes.EXPERIMENTS for row in rows_of(experiment, "cardiac-mr", 0.4)]
-    assert causes.table("knockout", rows) == (
+    assert tables.table("knockout", rows) == (
         "| model | images | pairs | Dice, whole | without it: lost |\n|---|---|---|---|---|\n"
         "| `cardiac-mr` | heart | 2 | 0.500 | 0.500 |\n"
     )
-    assert causes.table("force", rows) == (
+    assert tables.table("force", rows) == (
         "| model | images | force | pairs | 1/8 |\n|---|---|---|---|---|\n| `cardiac-mr` | heart | force | 2 | 0.50 |\n"
     )
-    assert causes.table("inside", rows_of("equal", "cardiac-mr", 0.4)) == ""
+    assert tables.table("inside", rows_of("equal", "cardiac-mr", 0.4)) == ""
 
 
 def test_what_was_measured_before_stays_and_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
     before = rows_of("equal", "old", 0.4) + rows_of("knockout", "cardiac-mr", 0.4)
-    causes.write(before, tmp_path)
+    tables.write(before, tmp_path)
     now = rows_of("knockout", "cardiac-mr", 0.6)
-    together = causes.in_order([*causes.measured_before(tmp_path, now), *now])
+    together = tables.in_order([*tables.measured_before(tmp_path, now), *now])
     assert together == rows_of("equal", "old", 0.4) + now
 
 
@@ -150,22 +151,22 @@ def test_one_command_remakes_the_section_between_its_marks_alone(tmp_path: Path)
         folder.mkdir(parents=True)
     marks = "".join(f"words\n<!-- {name} -->\nold\n<!-- end of {name} -->\n" for name in causes.EXPERIMENTS)
     document.write_text(marks, encoding="utf-8")
-    causes.write([row for name in ("equal", "deletion") for row in rows_of(name, "cardiac-mr", 1.0)], tmp_path / "out")
-    causes.publish(tmp_path / "out", document)
+    tables.write([row for name in ("equal", "deletion") for row in rows_of(name, "cardiac-mr", 1.0)], tmp_path / "out")
+    tables.publish(tmp_path / "out", document)
     text = document.read_text(encoding="utf-8")
     assert text.count("words\n") == 5
     assert "old" not in text
     assert "| `cardiac-mr` | heart | 2 | 1.100 |" in text
     assert "| `cardiac-mr` | heart | attention | 2 | 1.10 |" in text
     assert (tmp_path / "Resources" / "causes.png").is_file()
-    assert causes.read(tmp_path / "Testing" / "benchmarks") == causes.read(tmp_path / "out")
+    assert tables.read(tmp_path / "Testing" / "benchmarks") == tables.read(tmp_path / "out")
 
 
 def test_the_tables_of_the_documentation_are_those_of_the_measurements() -> None:
-    rows, text = causes.read(REPOSITORY / "Testing" / "benchmarks"), causes.DOCUMENT.read_text(encoding="utf-8")
+    rows, text = tables.read(REPOSITORY / "Testing" / "benchmarks"), tables.DOCUMENT.read_text(encoding="utf-8")
     assert rows
     for name in causes.EXPERIMENTS:
-        assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- end of {name} -->")[0] == causes.table(name, rows)
+        assert text.split(f"<!-- {name} -->\n")[1].split(f"<!-- end of {name} -->")[0] == tables.table(name, rows)
 
 
 def test_models_that_suit_the_task_and_files_are_chosen() -> None:
