@@ -47,7 +47,7 @@ class SyntheticOptions:
         Largest standard deviation of the blur in voxels, largest coefficient of the bias field, largest standard
         deviation of the noise for intensities in 0..1.
     thick : float
-        Thickness of the thickest slices, voxels; every other image has slices thicker than its voxels.
+        Thickness of the thickest slices, voxels; above 1 every other image has slices thicker than its voxels.
     missing : float
         Largest share of a side of the grid that an image does not show, at one end; every fourth image misses some. Its
         labels are all there, so that the network learns to carry motion on into what it does not see.
@@ -63,8 +63,8 @@ class SyntheticOptions:
     blur: float = 1.0
     bias: float = 0.3
     noise: float = 0.05
-    thick: float = 4.0
-    missing: float = 0.3
+    thick: float = 1.0
+    missing: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.shape) < 16 or not 2 <= self.shapes <= 255:
