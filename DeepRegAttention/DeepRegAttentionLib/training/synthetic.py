@@ -152,10 +152,10 @@ class SyntheticPairs(Dataset[Item]):
 
     def _acquired(self, image: Tensor, random: torch.Generator) -> Tensor:
         """As a scanner would show it."""
-        if _uniform(random) < 0.5:
+        if self.options.thick > 1 and _uniform(random) < 0.5:
             image = thick_slices(image, _axis(random), _uniform(random, 1.0, self.options.thick))
         image = self.changes(image, int(torch.randint(2**31, (), generator=random)))
-        if _uniform(random) < 0.25:
+        if self.options.missing and _uniform(random) < 0.25:
             image = cut_off(image, _axis(random), _uniform(random, 0.0, self.options.missing), _uniform(random) < 0.5)
         return image
 
