@@ -186,6 +186,15 @@ def test_outside_the_image_is_zero() -> None:
     assert not sitk.GetArrayFromImage(geometry.resample(image, beyond)).any()
 
 
+def test_extended_an_image_goes_on_as_it_ends() -> None:
+    array = np.random.default_rng(0).random((5, 6, 7), dtype=np.float32)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.5, 2.0, 3.0))
+    grid = Grid((13, 9, 7), image.GetSpacing(), (-3 * 1.5, -2.0, -3.0), image.GetDirection())
+    seen = sitk.GetArrayFromImage(geometry.resample(image, grid, extended=True))
+    np.testing.assert_allclose(seen, np.pad(array, ((1, 1), (1, 2), (3, 3)), mode="edge"), atol=1e-6)
+
+
 def test_resampling_follows_a_transform() -> None:
     image, grid = blob_image(), oblique_grid(origin=(20.0, -70.0, 100.0))
     expected = sitk.Resample(image, empty_image(grid), affine(), sitk.sitkLinear)

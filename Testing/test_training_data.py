@@ -298,7 +298,7 @@ def test_the_intensity_recipe_is_applied(folder: Path) -> None:
     recipe = IntensityRecipe(window=(0.0, 10.0))
     item = PairDataset(all_pairs(find_cases(folder)), SPACING, PairReader(MULTIPLE, recipe), labels=False)[0]
     image = sitk.ReadImage(str(folder / "images" / "S1.nii.gz"))
-    expected = sitk.GetArrayFromImage(resample(image, working_grid(image, SPACING, MULTIPLE))) / 10
+    expected = sitk.GetArrayFromImage(resample(image, working_grid(image, SPACING, MULTIPLE), extended=True)) / 10
     np.testing.assert_allclose(item["fixed"][0], np.clip(expected, 0, 1), atol=0.01)
 
 

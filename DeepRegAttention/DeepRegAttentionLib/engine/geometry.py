@@ -170,9 +170,11 @@ def resample(
     transform: Optional[sitk.Transform] = None,
     nearest: bool = False,
     change: Optional[Change] = None,
+    extended: bool = False,
 ) -> sitk.Image:
-    """An image seen on a grid, through a transform from the grid's points to the image's; 0 outside.
+    """An image seen on a grid, through a transform from the grid's points to the image's.
 
+    Outside it is 0, or, ``extended``, as the nearest voxel is: an edge of 0 would be taken for one of the anatomy.
     Where the grid is at least twice as coarse, voxels are averaged first, so that nothing aliases. What `change`
     makes of each voxel's intensity is seen instead of it; it gets and returns arrays ``(k, j, i)``.
     """
@@ -187,6 +189,7 @@ def resample(
         grid.direction,
         0.0,
         image.GetPixelID() if nearest else sitk.sitkFloat32,
+        extended,
     )
 
 

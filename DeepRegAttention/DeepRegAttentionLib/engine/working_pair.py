@@ -21,6 +21,7 @@ from .landmarks import transform_landmarks
 class WorkingPair:
     """Both images on the working grid, ``(1, 1, K, J, I)`` in 0..1, and what guides the refinement there.
 
+    Beyond its field of view an image goes on as it ends.
     ``mask`` and ``strength`` have the images' shape, ``landmarks`` are ``(P, 3)`` in voxels (k, j, i).
     """
 
@@ -65,9 +66,9 @@ def working_pair(
     OverlapError
         Nothing of the moving image lies on the grid.
     """
-    f = to_tensor(resample(fixed, grid, change=scales[0]))
-    m = to_tensor(resample(moving, grid, linear, change=scales[1]))
-    if float(m.amax()) == 0:
+    f = to_tensor(resample(fixed, grid, change=scales[0], extended=True))
+    m = to_tensor(resample(moving, grid, linear, change=scales[1], extended=True))
+    if float(m.amax()) == 0 or float(to_tensor(resample(_everywhere(moving), grid, linear)).amax()) == 0:
         raise OverlapError("The two images do not overlap; align them first or choose a prealignment.")
     landmarks = None
     if guidance.fixed_landmarks is not None and guidance.moving_landmarks is not None:

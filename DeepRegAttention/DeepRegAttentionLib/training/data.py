@@ -181,7 +181,8 @@ class PairReader:
         both = [PlacedCase("fixed", pair[0], own), PlacedCase("moving", pair[1], chained([aligned, other]))]
         item: Item = {}
         for placed in both:
-            item[placed.role] = to_tensor(resample(self._image(placed.case), grid, placed.motion.there))[0]
+            image = resample(self._image(placed.case), grid, placed.motion.there, extended=True)
+            item[placed.role] = to_tensor(image)[0]
             if labels or (landmarks and self.centroids):
                 item[f"{placed.role}_labels"] = self._labels(placed, grid)
         if pair[0].mask is not None:

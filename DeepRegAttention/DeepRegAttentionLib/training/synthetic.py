@@ -191,12 +191,16 @@ def thick_slices(image: Tensor, axis: int, thickness: float) -> Tensor:
 
 
 def cut_off(image: Tensor, axis: int, share: float, upper: bool) -> Tensor:
-    """An image ``(1, K, J, I)`` without a ``share`` of its side, at the lower or upper end of ``axis``."""
+    """An image ``(1, K, J, I)`` without a ``share`` of its side, at the lower or upper end of ``axis``.
+
+    It goes on as it ends, as images do beyond their field of view on the working grid.
+    """
     side = image.shape[axis]
     missing = round(share * side)
-    shown = image.clone()
-    shown.narrow(axis, side - missing if upper else 0, missing).zero_()
-    return shown
+    last = side - missing - 1 if upper else missing
+    beyond = image.narrow(axis, last, 1).repeat_interleave(missing, axis)
+    shown = image.narrow(axis, 0 if upper else missing, side - missing)
+    return torch.cat([shown, beyond] if upper else [beyond, shown], axis)
 
 
 def random_shapes(shape: Sequence[int], count: int, scale: float, random: torch.Generator) -> Tensor:
