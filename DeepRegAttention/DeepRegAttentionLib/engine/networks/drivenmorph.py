@@ -76,23 +76,19 @@ class LocalSelfAttention(nn.Module):
         return features + resize(gathered, features.shape[2:])
 
 
-NOISE = 0.2
-"""The squared difference of the features, weighted and summed over the channels, that is taken for noise."""
-
-
 class NeuralDemons(nn.Module):
     """Difference and attention to force, force to velocity.
 
     force = r (sum_c w_c d_c g_c / (sum_c w_c |g_c|^2 + a^2 sum_c w_c d_c^2 + eps) + b w o), with
     g_c = (grad F_c + grad M_c) / 2: the symmetric Demons force carried to latent channels, which reaches as far as a
     slope does, and the offset o of the match, which reaches as far as attention does, times the mean weight w. a and b
-    are learned and positive. r = E / (E + :data:`NOISE`), E the mean of sum_c w_c d_c^2 around the voxel, is the Wiener
+    are learned and positive. r = E / (E + noise), E the mean of sum_c w_c d_c^2 around the voxel, is the Wiener
     filter's answer to how much of the difference is one: what is no more than noise hardly pulls.
     """
 
-    def __init__(self, width: int = 16, sigma: float = 1.0) -> None:
+    def __init__(self, noise: float, width: int = 16, sigma: float = 1.0) -> None:
         super().__init__()
-        self.sigma = sigma
+        self.noise, self.sigma = noise, sigma
         self.log_stabiliser = nn.Parameter(torch.tensor(-0.7))
         self.log_reach = nn.Parameter(torch.tensor(0.7))
         self.gain = nn.Parameter(torch.tensor(1.0))
@@ -118,7 +114,7 @@ class NeuralDemons(nn.Module):
         stabiliser = (2 * self.log_stabiliser).exp() * energy
         found = self.log_reach.exp() * comparison.reliability * comparison.offset
         around = smooth(energy, 1.0)
-        return around / (around + NOISE) * (pull / (steepness + stabiliser + 1e-2) + found)
+        return around / (around + self.noise) * (pull / (steepness + stabiliser + 1e-2) + found)
 
     def forward(self, force: Tensor, comparison: FeatureComparison) -> Tensor:
         """Force and its reliability to a smooth velocity ``(N, 3, k, j, i)``: without force there is no motion."""
@@ -141,19 +137,27 @@ class DrivenMorph(RegistrationNetwork):
         Half the neighbourhood of the local attentions.
     self_similarity : bool
         Whether the encoder sees self-similarity and not intensities, for images of different contrast.
+    noise : float
+        The squared difference of the features, weighted and summed over the channels, that is taken for noise.
     """
 
     def __init__(
-        self, channels: Sequence[int] = (8, 16, 32, 48), radius: int = 1, self_similarity: bool = False
+        self,
+        channels: Sequence[int] = (8, 16, 32, 48),
+        radius: int = 1,
+        self_similarity: bool = False,
+        noise: float = 0.2,
     ) -> None:
         super().__init__()
+        if noise < 0:
+            raise ValueError("noise is at least 0")
         self.multiple = 2 ** (len(channels) - 1)
         self.encoder = Encoder(channels, self_similarity)
         self.feature_channels = tuple(channels)[::-1]
         self.comparisons = nn.ModuleList(
             DifferenceModel(c, radius, coarsest=n == 0) for n, c in enumerate(self.feature_channels)
         )
-        self.demons = nn.ModuleList(NeuralDemons() for _ in self.feature_channels)
+        self.demons = nn.ModuleList(NeuralDemons(noise) for _ in self.feature_channels)
 
     def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor]) -> NetworkOutput:
         """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
