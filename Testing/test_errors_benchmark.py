@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from DeepRegAttentionLib.dataset import ImageFiles
 from DeepRegAttentionLib.engine.fields import smooth, warp
 from DeepRegAttentionLib.engine.working_pair import WorkingPair
 from helpers.places import REPOSITORY, real_data
@@ -46,6 +47,23 @@ def test_a_known_deformation_is_undone_by_its_truth() -> None:
         return float(torch.corrcoef(torch.stack([pair.fixed[inside].flatten(), moving[inside].flatten()]))[0, 1])
 
     assert 1 - alike(warp(pair.moving, truth)) < 0.7 * (1 - alike(pair.moving))
+
+
+def test_where_the_images_were_acquired_is_moved_and_kept_with_them(tmp_path: Path) -> None:
+    image, view = torch.rand(1, 1, 16, 16, 16), torch.zeros(1, 1, 16, 16, 16)
+    view[..., 4:12] = 1
+    pair, truth = truths.moved(WorkingPair(image, image, fixed_view=view), np.random.default_rng(2), "none")
+    assert torch.equal(pair.fixed_view, view)
+    assert float((warp(pair.moving_view, truth) - view).abs().mean()) < 0.1
+    trial = truths.Trial("none", "fit", truths.MOVED, "brain", ImageFiles("one", tmp_path), ImageFiles("one", tmp_path))
+    path = tmp_path / "none" / f"{trial.key}.npz"
+    truths.keep(
+        path, fixed=pair.fixed, moving=pair.moving, error=truth[:, :1], displacement=truth, spacing=torch.tensor(1.0),
+        **truths.views(pair),
+    )  # fmt: skip
+    kept = truths.known(trial, tmp_path).pair
+    assert torch.equal(kept.fixed_object, pair.fixed_object)
+    assert kept.moving_view.shape == kept.mask.shape == view.shape
 
 
 def test_what_lies_beyond_the_image_is_not_counted() -> None:

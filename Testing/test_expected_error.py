@@ -130,6 +130,15 @@ def test_what_only_one_image_shows_is_uncertain() -> None:
         assert unseen.min() > seen.mean()
 
 
+def test_beyond_the_fixed_field_of_view_there_is_nothing() -> None:
+    image, view = texture((32, 32, 32)), torch.ones(1, 1, 32, 32, 32)
+    view[:, :, 24:] = 0
+    there = find_signs(WorkingPair(image, image, fixed_view=view), torch.zeros(1, 3, 32, 32, 32)).there
+    edge = there.shape[2] * 3 // 4
+    assert there[:, :, :edge].mean() > 0.9
+    assert not there[:, :, edge:].any()
+
+
 def test_surroundings_know_nothing_of_the_background() -> None:
     values, there = torch.rand(1, 2, 12, 12, 12) + 0.5, torch.ones(1, 1, 12, 12, 12)
     there[:, :, 6:] = 0

@@ -53,17 +53,22 @@ from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 REFINEMENT_STEPS = 40
-BLOCK_MM, RANDOM_DRAWS, NOISE, DARK = 8.0, 2, 0.02, 0.02
+BLOCK_MM, RANDOM_DRAWS, NOISE = 8.0, 2, 0.02
 BORDER_MM, LEAST_OUTSIDE = 6.0, 0.05
 """How far from the border of what an image shows its inside and outside begin, and the least share of the latter."""
 Row = dict[str, float]
 
 
 class Seen(NamedTuple):
-    """Two images as a network sees them, ``(1, 1, K, J, I)`` in 0..1, and the grid of that."""
+    """Two images as a network sees them, ``(1, 1, K, J, I)`` in 0..1, and the grid of that.
+
+    ``shown`` is where the fixed image shows something, ``view`` where it was acquired at all, both bool.
+    """
 
     fixed: Tensor
     moving: Tensor
+    shown: Tensor
+    view: Tensor
     grid: Grid
 
 
@@ -119,7 +124,8 @@ def seen(model: str, fixed: sitk.Image, moving: sitk.Image) -> Seen:
     scales = [Scale.of(sitk.GetArrayViewFromImage(image), method.recipe) for image in (fixed, moving)]
     stays = sitk.Transform(3, sitk.sitkIdentity)
     pair = working_pair(fixed, moving, (scales[0], scales[1]), stays, Guidance(), method.grid)
-    return Seen(pair.fixed, pair.moving, method.grid)
+    view = torch.ones_like(pair.fixed) if pair.fixed_view is None else pair.fixed_view
+    return Seen(pair.fixed, pair.moving, pair.fixed_object, view > 0.5, method.grid)
 
 
 def answer(network: nn.Module, fixed: Tensor, moving: Tensor) -> NetworkOutput:
@@ -141,10 +147,10 @@ def equal(
     """How far an image is moved to itself, in mm, where it shows something."""
     network, pair = network_of(model), seen(model, fixed, moving)
     noise = NOISE * torch.randn(pair.fixed.shape, generator=torch.Generator().manual_seed(0))
-    there = pair.fixed > DARK
     rows = {}
-    for name, other in (("as it is", pair.fixed), ("2 % of noise in it", pair.fixed + noise * there)):
-        moved = answer(network, pair.fixed, other).displacement.norm(dim=1, keepdim=True)[there] * pair.grid.spacing[0]
+    for name, other in (("as it is", pair.fixed), ("2 % of noise in it", pair.fixed + noise * pair.shown)):
+        displacement = answer(network, pair.fixed, other).displacement
+        moved = displacement.norm(dim=1, keepdim=True)[pair.shown] * pair.grid.spacing[0]
         rows[name] = {"mean mm": float(moved.mean()), "99th percentile mm": float(moved.quantile(0.99))}
     return rows
 
@@ -157,7 +163,8 @@ def inside(
 ) -> dict[str, Row]:
     """The mean of each exported map inside, over that outside; nothing of an image that shows something all over."""
     network, pair = network_of(model), seen(model, fixed, moving)
-    within, without = inside_and_outside(pair.fixed, BORDER_MM / pair.grid.spacing[0])
+    within, without = inside_and_outside(pair.shown, BORDER_MM / pair.grid.spacing[0])
+    without = without & pair.view
     if float(without.float().mean()) < LEAST_OUTSIDE:
         return {}
     maps = _exported(answer(network, pair.fixed, pair.moving))
@@ -165,9 +172,9 @@ def inside(
     return {name: {"inside over outside": high / max(low, 1e-6)} for name, (high, low) in means.items()}
 
 
-def inside_and_outside(image: Tensor, border: float) -> tuple[Tensor, Tensor]:
-    """Bool like the image: more than so many voxels from the border of what it shows, on either side; no holes."""
-    head = ndimage.binary_fill_holes((image[0, 0] > DARK).numpy())
+def inside_and_outside(shown: Tensor, border: float) -> tuple[Tensor, Tensor]:
+    """Bool like what an image shows: more than so many voxels from the border of that, on either side; no holes."""
+    head = ndimage.binary_fill_holes(shown[0, 0].numpy())
 
     def away(side: np.ndarray) -> Tensor:
         return torch.from_numpy(ndimage.distance_transform_edt(side) > border)[None, None]
@@ -188,7 +195,7 @@ def deletion(
     network, pair = network_of(model), seen(model, fixed, moving)
     output = answer(network, pair.fixed, pair.moving)
     block = max(1, round(BLOCK_MM / pair.grid.spacing[0]))
-    places = torch.nonzero(_blocks((pair.fixed > DARK).float(), block).flatten() > 0.5)[:, 0]
+    places = torch.nonzero(_blocks(pair.shown.float(), block).flatten() > 0.5)[:, 0]
     generator = torch.Generator().manual_seed(0)
 
     def changed(count: int, order: Tensor) -> float:
@@ -282,7 +289,7 @@ def force(
         shape = own.shape[2:]
         state, factor = resize_field(before, shape), pair.fixed.shape[2] // shape[0]
         images = [F.avg_pool3d(image, factor) for image in (pair.fixed, pair.moving)]
-        there = (images[0] > DARK).expand_as(own)
+        there = (F.avg_pool3d(pair.shown.float(), factor) > 0.5).expand_as(own)
         # Not in mm: the grids of two pairs may differ.
         name = f"pass {len(rows) // len(output.features) + 1}, 1/{factor}"
         rows[name] = {

@@ -22,7 +22,7 @@ from DeepRegAttentionLib.engine.fields import exponentiate, warp
 from DeepRegAttentionLib.engine.geometry import Grid, displacement_transform, voxels_to_mm
 from DeepRegAttentionLib.engine.guidance import Guidance
 from DeepRegAttentionLib.engine.images import read_image
-from DeepRegAttentionLib.engine.intensity import Scale
+from DeepRegAttentionLib.engine.intensity import DARK, Scale
 from DeepRegAttentionLib.engine.method import Method, choose_method
 from DeepRegAttentionLib.engine.models.files import find_model
 from DeepRegAttentionLib.engine.models.listing import ModelFile
@@ -54,7 +54,6 @@ _CHANGES = Augmentation(
     gamma=Chance(0.8, (0.6, 1.6)), bias=Chance(0.7, (-0.3, 0.3)), noise=Chance(0.8, (0.0, 0.05)),
     blur=Chance(0.3, (0.3, 1.0)),
 )  # fmt: skip
-_DARK = 0.02
 # How far wrong answers are off.
 _VOXELS_OFF = (0.3, 8.0)
 # How many cases of each anatomy have each purpose, and how many pairs with structures: errors at borders are mostly
@@ -62,6 +61,7 @@ _VOXELS_OFF = (0.3, 8.0)
 _CASES = {"brain": (30, 18, 12), "hippocampus": (60, 45, 24), "heart": (60, 40, 20)}
 _WRONG = {"fit": 12, "conform": 0, "report": 4}
 _PAIRS = {"brain": (40, 0, 8), "hippocampus": (160, 0, 20), "heart": (80, 0, 20)}
+_SEEN = ("mask", "fixed_view", "moving_view")
 # How many voxels around a structure its warped counterpart is looked for.
 _AROUND = 15
 
@@ -215,15 +215,19 @@ def known(trial: Trial, folder: Path) -> Known:
     path = folder / trial.method / f"{trial.key}.npz"
     if not path.exists():
         found = registered(trial)
-        mask = {} if found.pair.mask is None else {"mask": found.pair.mask}
         keep(
             path, fixed=found.pair.fixed, moving=found.pair.moving, error=found.error,
-            displacement=found.displacement, spacing=torch.tensor(found.spacing_mm), **mask,
+            displacement=found.displacement, spacing=torch.tensor(found.spacing_mm), **views(found.pair),
         )  # fmt: skip
     with np.load(path) as file:
         fields = {name: torch.from_numpy(np.array(file[name])).float() for name in file.files}
-    pair = WorkingPair(fields["fixed"], fields["moving"], fields.get("mask"))
+    pair = WorkingPair(fields["fixed"], fields["moving"], **{name: fields[name] for name in _SEEN if name in fields})
     return Known(pair, fields["displacement"], fields["error"], float(fields["spacing"]))
+
+
+def views(pair: WorkingPair) -> dict[str, torch.Tensor]:
+    """What is known of where the images of a pair were acquired, by its names there."""
+    return {name: getattr(pair, name) for name in _SEEN if getattr(pair, name) is not None}
 
 
 def keep(path: Path, **tensors: torch.Tensor) -> None:
@@ -253,6 +257,8 @@ def registered(trial: Trial) -> Known:
         found = _wrong(truth, random) if trial.kind == WRONG else _deformed(pair, method, options)
         error = method.grid.spacing[0] * (found - truth).norm(dim=1, keepdim=True)
         error[~in_view(truth)] = torch.nan
+        if pair.fixed_view is not None:
+            error[pair.fixed_view <= 0.5] = torch.nan
     return Known(pair, found, error, method.grid.spacing[0])
 
 
@@ -276,12 +282,15 @@ def moved(pair: WorkingPair, random: np.random.Generator, method: str) -> tuple[
     there, back = known_deformation(pair.fixed.shape[2:], random)
     change = intensity_changes(_CHANGES)
     images = [
-        torch.where(image > _DARK, change(image[0], int(random.integers(2**31)))[None], image)
+        torch.where(image > DARK, change(image[0], int(random.integers(2**31)))[None], image)
         for image in (pair.fixed, warp(pair.fixed, there))
     ]
     if method == "any-contrast" and random.random() < 0.5:
-        images[1] = torch.where(images[1] > _DARK, (1.05 - images[1]).clamp(_DARK, 1), images[1])
-    return WorkingPair(images[0], images[1]), back
+        images[1] = torch.where(images[1] > DARK, (1.05 - images[1]).clamp(DARK, 1), images[1])
+    if pair.fixed_view is None:
+        return WorkingPair(images[0], images[1]), back
+    view = warp(pair.fixed_view, there)
+    return WorkingPair(images[0], images[1], pair.fixed_view * view, fixed_view=pair.fixed_view, moving_view=view), back
 
 
 def known_deformation(shape: Sequence[int], random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,6 +28,7 @@ from accuracy import reporting_pairs
 from DeepRegAttentionLib.dataset import Pair
 from DeepRegAttentionLib.engine.fields import jacobian_determinant, warp
 from DeepRegAttentionLib.engine.hardware import prepare_process
+from DeepRegAttentionLib.engine.intensity import DARK
 from DeepRegAttentionLib.engine.networks.blocks import RegistrationNetwork
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.training.augmentation import Augmentation
@@ -62,7 +63,6 @@ ARMS: dict[str, dict[str, SearchRange]] = {
 """What each arm tunes; a local strength has a maximum, a hyperprior and a smoothness of its own."""
 SEEDS = (1, 2, 3)
 MOVED = 10
-_DARK = 0.02
 
 
 class Moved(NamedTuple):
@@ -187,7 +187,7 @@ def moved_images(options: TrainingOptions) -> list[Moved]:
     for n, item in enumerate(items_of(grid_pairs(twins, options, labels=False))):
         image = item["fixed"][None]
         there, back = known_deformation(image.shape[2:], np.random.default_rng(n))
-        images.append(Moved(image, warp(image, there), back, (image > _DARK) & in_view(back)))
+        images.append(Moved(image, warp(image, there), back, (image > DARK) & in_view(back)))
     return images
 
 

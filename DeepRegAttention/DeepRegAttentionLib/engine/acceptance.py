@@ -59,7 +59,7 @@ def _of_one_contrast(objective: Objective, rival: Tensor) -> bool:
     half = objective.coarser(min(2, _judging_factor(objective.fixed.shape[2:])))
     with torch.no_grad():
         warped = warp(half.moving, resize_field(rival, half.fixed.shape[2:]))
-        return contrast_agreement(half.fixed, warped) > _AGREEMENT
+        return contrast_agreement(half.fixed, warped, half.mask) > _AGREEMENT
 
 
 def _judging_factor(shape: Sequence[int]) -> int:

@@ -10,6 +10,9 @@ import numpy as np
 
 from .errors import ModelError
 
+DARK = 0.02
+"""Of intensities in 0..1: what is not above shows nothing."""
+
 # A value that fills less of the image's border than this is no background.
 _BACKGROUND_SHARE = 0.1
 # Percentiles of so many voxels are those of the image to within noise.

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .fields import filter_axes
+from .intensity import DARK
 
 FLAT = 1e-4
 """Local variance of intensities in 0..1 (a contrast of 1 %) at which a place counts half."""
-
-_DARK = 0.02
 
 SimilarityLoss = Callable[[Tensor, Tensor, Optional[Tensor]], Tensor]
 
@@ -127,13 +126,14 @@ class _Correlate(torch.autograd.Function):
         return by_warped.mul_(slope), None
 
 
-def contrast_agreement(fixed: Tensor, warped: Tensor, width: int = 5) -> float:
+def contrast_agreement(fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None, width: int = 5) -> float:
     """Whether local contrasts point the same way: 1 for one modality, -1 for an image and its negative.
 
     The local correlations in cubes of ``width`` voxels, weighted by the contrast of the fixed image: their sum over
-    the sum of their amounts. Only cubes inside both objects count: the edge to a background of 0 says nothing.
+    the sum of their amounts. Only cubes inside both objects and the mask count: the edge to a background says nothing.
     """
-    inside = box_mean(((fixed > _DARK) & (warped > _DARK)).float(), width) > 0.95
+    there = ((fixed > DARK) & (warped > DARK)).float()
+    inside = box_mean(there if mask is None else there * mask, width) > 0.95
     moments = torch.cat([fixed, warped, fixed * fixed, warped * warped, fixed * warped], dim=1).float()
     mean_f, mean_w, square_f, square_w, product = box_mean(moments, width).split(1, dim=1)
     variance_f, variance_w = (square_f - mean_f**2).clamp_min(0), (square_w - mean_w**2).clamp_min(0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import OverlapError
 from .geometry import Grid, points_to_voxels, resample, to_tensor
 from .guidance import Guidance
-from .intensity import Scale
+from .intensity import DARK, Scale
 from .landmarks import transform_landmarks
 
 
@@ -22,7 +22,17 @@ class WorkingPair:
     """Both images on the working grid, ``(1, 1, K, J, I)`` in 0..1, and what guides the refinement there.
 
     Beyond its field of view an image goes on as it ends.
-    ``mask`` and ``strength`` have the images' shape, ``landmarks`` are ``(P, 3)`` in voxels (k, j, i).
+
+    Attributes
+    ----------
+    fixed, moving : Tensor
+        The images.
+    mask, strength : Tensor, optional
+        Where the similarity counts and how strongly to regularise, of the images' shape.
+    landmarks : (Tensor, Tensor), optional
+        ``(P, 3)`` in voxels (k, j, i).
+    fixed_view, moving_view : Tensor, optional
+        Where each image was acquired, 0 to 1, of the images' shape; None is everywhere.
     """
 
     fixed: Tensor
@@ -30,9 +40,21 @@ class WorkingPair:
     mask: Optional[Tensor] = None
     strength: Optional[Tensor] = None
     landmarks: Optional[tuple[Tensor, Tensor]] = None
+    fixed_view: Optional[Tensor] = None
+    moving_view: Optional[Tensor] = None
+
+    @property
+    def fixed_object(self) -> Tensor:
+        """Where the fixed image shows something, ``(1, 1, K, J, I)``, bool."""
+        return _shown(self.fixed, self.fixed_view)
+
+    @property
+    def moving_object(self) -> Tensor:
+        """Where the moving image shows something, ``(1, 1, K, J, I)``, bool."""
+        return _shown(self.moving, self.moving_view)
 
     def to(self, device: torch.device) -> WorkingPair:
-        """A copy on a device."""
+        """A copy on a device; what is taken from it there does not ask for the fields of view."""
         images = [image if image is None else image.to(device) for image in (self.mask, self.strength)]
         points = self.landmarks and (self.landmarks[0].to(device), self.landmarks[1].to(device))
         return WorkingPair(self.fixed.to(device), self.moving.to(device), images[0], images[1], points)
@@ -68,7 +90,8 @@ def working_pair(
     """
     f = to_tensor(resample(fixed, grid, change=scales[0], extended=True))
     m = to_tensor(resample(moving, grid, linear, change=scales[1], extended=True))
-    if float(m.amax()) == 0 or float(to_tensor(resample(_everywhere(moving), grid, linear)).amax()) == 0:
+    views = to_tensor(resample(_everywhere(fixed), grid)), to_tensor(resample(_everywhere(moving), grid, linear))
+    if float(m.amax()) == 0 or float(views[1].amax()) == 0:
         raise OverlapError("The two images do not overlap; align them first or choose a prealignment.")
     landmarks = None
     if guidance.fixed_landmarks is not None and guidance.moving_landmarks is not None:
@@ -78,20 +101,28 @@ def working_pair(
     strength = None
     if guidance.regularization_map is not None:
         strength = to_tensor(resample(guidance.regularization_map, grid))
-    return WorkingPair(f, m, _working_mask(fixed, moving, guidance, linear, grid), strength, landmarks)
+    mask = _where_less(
+        _counts(guidance.fixed_mask, views[0], grid) * _counts(guidance.moving_mask, views[1], grid, linear)
+    )
+    return WorkingPair(f, m, mask, strength, landmarks, _where_less(views[0]), _where_less(views[1]))
 
 
-def _working_mask(
-    fixed: sitk.Image, moving: sitk.Image, guidance: Guidance, linear: sitk.Transform, grid: Grid
-) -> Optional[torch.Tensor]:
-    """Where the similarity counts: inside both images, as the linear alignment shows them, and both masks.
+def _counts(mask: Optional[sitk.Image], view: Tensor, grid: Grid, linear: Optional[sitk.Transform] = None) -> Tensor:
+    """Where the similarity counts: in an image's mask, or where it was acquired.
 
-    Without it the edge of a field of view would be matched like an edge of the anatomy.
+    Else what an image is taken to be beyond its field of view would be matched like anatomy.
     """
-    fixed_mask = guidance.fixed_mask or _everywhere(fixed)
-    moving_mask = guidance.moving_mask or _everywhere(moving)
-    inside = to_tensor(resample(fixed_mask, grid)) * to_tensor(resample(moving_mask, grid, linear))
-    return None if float(inside.amin()) > 0.99 else inside
+    return view if mask is None else to_tensor(resample(mask, grid, linear))
+
+
+def _where_less(share: Tensor) -> Optional[Tensor]:
+    """None for what is everywhere."""
+    return None if float(share.amin()) > 0.99 else share
+
+
+def _shown(image: Tensor, view: Optional[Tensor]) -> Tensor:
+    bright = image > DARK
+    return bright if view is None else bright & (view > 0.5)
 
 
 def _everywhere(image: sitk.Image) -> sitk.Image:

@@ -20,13 +20,12 @@ from torch import Tensor
 
 from ..fields import jacobian_determinant, resize_field, warp
 from ..geometry import Grid, Lattice
-from ..intensity import Scale
+from ..intensity import DARK, Scale
 from ..models.choice import EXTENT_FACTOR, FIELD_FACTOR
 from ..models.info import ModelInfo
 from ..similarity import LocalCorrelation, contrast_agreement
 from ..working_pair import WorkingPair
 
-_DARK = 0.02
 _WINDOW = 7
 _MOVING_VOXELS, _FRAME_POINTS = 200_000, 20_000
 # The middle of the object is the plane of symmetry to within so many voxels of the grid that is judged.
@@ -67,13 +66,13 @@ class Answer:
     @cached_property
     def inside(self) -> Tensor:
         """Where the fixed image shows its object and the moving one is seen, ``(1, 1, K, J, I)``."""
-        bright = self.pair.fixed > _DARK
-        return bright if self.pair.mask is None else bright & (self.pair.mask > 0.5)
+        shown = self.pair.fixed_object
+        return shown if self.pair.mask is None else shown & (self.pair.mask > 0.5)
 
     @cached_property
     def frame(self) -> dict[str, list[float]]:
         """Where the fixed image's object lies: its middle and half its extent along each axis, LPS mm."""
-        index = torch.nonzero(self.pair.fixed[0, 0] > _DARK).flip(1).numpy().astype(float)
+        index = torch.nonzero(self.pair.fixed_object[0, 0]).flip(1).numpy().astype(float)
         if not len(index):
             index = np.array([[0.0, 0.0, 0.0], [n - 1.0 for n in self.grid.size]])
         points = self.grid.points(index[:: max(1, len(index) // _FRAME_POINTS)])
@@ -97,17 +96,21 @@ def gather(answer: Answer) -> dict[str, float]:
 def object_volume(image: sitk.Image, scale: Scale) -> float:
     """Volume in mm³ of what is not dark in an image."""
     lattice = Lattice.of(Grid.of(image), _MOVING_VOXELS)
-    bright = scale(np.ascontiguousarray(lattice.of_image(image))) > _DARK
+    bright = scale(np.ascontiguousarray(lattice.of_image(image))) > DARK
     return float(bright.sum() * np.prod(lattice.grid.spacing))
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A pair and its answer on half as fine a grid, where what is grossly wrong is as plain, at an eighth the cost."""
+    """A pair and its answer on half as fine a grid, where what is grossly wrong is as plain, at an eighth the cost.
+
+    ``shown`` is where the fixed image shows something, ``seen`` where the moving one sees that, too.
+    """
 
     fixed: Tensor
     moving: Tensor
     warped: Tensor
+    shown: Tensor
     seen: Tensor
 
     @classmethod
@@ -115,7 +118,8 @@ class _Seen:
         factor = 2 if all(n % 2 == 0 and n >= 16 for n in pair.fixed.shape[2:]) else 1
         fixed, moving = F.avg_pool3d(pair.fixed, factor), F.avg_pool3d(pair.moving, factor)
         seen = torch.ones_like(fixed) if pair.mask is None else F.avg_pool3d(pair.mask, factor)
-        return cls(fixed, moving, warp(moving, resize_field(displacement, fixed.shape[2:])), seen)
+        shown = F.avg_pool3d(pair.fixed_object.float(), factor)
+        return cls(fixed, moving, warp(moving, resize_field(displacement, fixed.shape[2:])), shown, seen)
 
     @cached_property
     def correlate(self) -> Callable[[Tensor], float]:
@@ -130,7 +134,7 @@ def _of_likeness(pair: _Seen, grid: Grid) -> dict[str, float]:
         "similarity": after,
         "gain": after - before,
         # Before the deformation: a network makes bright what is bright, and would be praised for that.
-        "contrast": contrast_agreement(pair.fixed, pair.moving),
+        "contrast": contrast_agreement(pair.fixed, pair.moving, pair.seen),
         "overlap": _overlap(pair.fixed, pair.warped, pair.seen),
         "handedness": before - max(pair.correlate(image) for image in _mirrored(pair, grid)),
     }
@@ -138,15 +142,15 @@ def _of_likeness(pair: _Seen, grid: Grid) -> dict[str, float]:
 
 def _overlap(fixed: Tensor, warped: Tensor, seen: Tensor) -> float:
     """Dice of what is not dark, where both images show something."""
-    one, other = (fixed > _DARK) * seen, (warped > _DARK) * seen
-    return float(2 * (one * (warped > _DARK)).sum() / (one + other).sum().clamp_min(1e-6))
+    one, other = (fixed > DARK) * seen, (warped > DARK) * seen
+    return float(2 * (one * (warped > DARK)).sum() / (one + other).sum().clamp_min(1e-6))
 
 
 def _mirrored(pair: _Seen, grid: Grid) -> Iterator[Tensor]:
     """The moving image, aligned linearly, with left and right exchanged about planes near the middle of the object."""
     axis = 4 - int(np.abs(np.array(grid.direction).reshape(3, 3)[0]).argmax())
     others = [n for n in range(5) if n != axis]
-    weight = (pair.fixed > _DARK).float().sum(others)
+    weight = pair.shown.sum(others)
     middle = float((weight * torch.arange(len(weight))).sum() / weight.sum().clamp_min(1e-6))
     shift = round(2 * middle - (len(weight) - 1))
     return (pair.moving.flip(axis).roll(shift + more, axis) for more in _SHIFTS)
@@ -168,13 +172,13 @@ def _of_deformation(answer: Answer) -> dict[str, float]:
 
 def _of_alignment(answer: Answer) -> dict[str, float]:
     """How much of each object the other image sees, and how far they were turned and stretched."""
-    pair, bright = answer.pair, answer.pair.fixed > _DARK
-    seen = 1.0 if pair.mask is None or not bright.any() else float(pair.mask[bright].mean())
+    pair, shown = answer.pair, answer.pair.fixed_object
+    seen = 1.0 if pair.mask is None or not shown.any() else float(pair.mask[shown].mean())
     if answer.linear is None:
         return {"seen": seen}
     matrix = _local_matrix(answer.linear, answer.frame)
     left, stretches, right = np.linalg.svd(matrix)
-    there = float((pair.moving > _DARK).sum()) * math.prod(answer.grid.spacing) * float(np.prod(stretches))
+    there = float(pair.moving_object.sum()) * math.prod(answer.grid.spacing) * float(np.prod(stretches))
     return {
         "seen": min(seen, there / max(answer.moving_mm3, 1e-6)),
         "rotation_deg": math.degrees(math.acos(np.clip((np.trace(left @ right) - 1) / 2, -1, 1))),

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..fields import gradient, jacobian_determinant, resize, warp
+from ..intensity import DARK
 from ..similarity import FLAT, box_mean
 from ..working_pair import WorkingPair
 
@@ -34,7 +35,7 @@ _WINDOW = 7
 _PLACES = 60_000
 # How far a place may be off before anything is seen of it, voxels.
 _PRIOR = 2.0
-_DARK, _LEAST_VOLUME = 0.02, 0.01
+_LEAST_VOLUME = 0.01
 # A network sees nothing on a grid with fewer voxels along a side.
 _LEAST_SIDE = 12
 
@@ -64,8 +65,13 @@ def find_signs(pair: WorkingPair, displacement: Tensor, network: Optional[nn.Mod
     found = [*_of_alignment(pair, warped, size), *_of_deformation(displacement), *_of_image(pair.fixed, warped)]
     if network is not None:
         found += _of_network(network, pair.fixed, warped)
-    there = ((pair.fixed > _DARK) | (warped > _DARK)).float()
-    return Signs(torch.cat([_coarse(sign, size) for sign in found], dim=1), _coarse(there, size))
+    return Signs(torch.cat([_coarse(sign, size) for sign in found], dim=1), _coarse(_anything(pair, warped), size))
+
+
+def _anything(pair: WorkingPair, warped: Tensor) -> Tensor:
+    """Where there is anything in one of the images, in the fixed one's field of view, 0 to 1."""
+    there = ((pair.fixed > DARK) | (warped > DARK)).float()
+    return there if pair.fixed_view is None else there * pair.fixed_view
 
 
 def coarseness(shape: Sequence[int]) -> int:
