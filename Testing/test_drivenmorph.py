@@ -17,7 +17,8 @@ from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
 from helpers.networks import check_learning, shift_error, small_network, texture, train
 
-NOISE = 0.2
+NOISE, SEEN = 1000.0, torch.full((1, 1, 1, 1, 1), 4e-4)
+FLOOR = 0.2 + 0.4
 
 
 def comparison_of(
@@ -38,7 +39,7 @@ def test_the_force_is_the_formula_at_every_voxel():
     weight = texture(5, 6, 7, seed=3).repeat(1, 3, 1, 1, 1) * torch.tensor([0.3, 0.6, 0.9]).reshape(1, 3, 1, 1, 1)
     demons = NeuralDemons(NOISE)
     comparison = comparison_of(fixed, moving, weight, offset=-0.7)
-    force = demons.force(fixed, moving, comparison)
+    force = demons.force(fixed, moving, comparison, SEEN)
     k, j, i = 2, 3, 4
     above, below = torch.zeros(3), 1e-2
     for c in range(3):
@@ -55,23 +56,32 @@ def test_the_force_is_the_formula_at_every_voxel():
         below = below + w * (slope**2).sum() + demons.log_stabiliser.exp() ** 2 * w * d**2
     found = demons.log_reach.exp() * weight[0, :, k, j, i].mean() * comparison.offset[0, :, k, j, i]
     energy = smooth((weight * (fixed - moving) ** 2).sum(dim=1, keepdim=True), 1.0)[0, 0, k, j, i]
-    torch.testing.assert_close(force[0, :, k, j, i], energy / (energy + NOISE) * (above / below + found))
+    torch.testing.assert_close(force[0, :, k, j, i], energy / (energy + FLOOR) * (above / below + found))
 
 
 def test_differences_as_small_as_noise_hardly_pull():
     fixed, moving = 5 * blob(7.5), 5 * blob(8.5)
     demons, weight = NeuralDemons(NOISE), torch.full_like(fixed, 0.5)
-    large = demons.force(fixed, moving, comparison_of(fixed, moving, weight)).norm()
+    large = demons.force(fixed, moving, comparison_of(fixed, moving, weight), SEEN).norm()
     little = fixed + 0.01 * (moving - fixed)
-    small = demons.force(fixed, little, comparison_of(fixed, little, weight)).norm()
+    small = demons.force(fixed, little, comparison_of(fixed, little, weight), SEEN).norm()
     assert float(small.detach()) < 1e-2 * float(large.detach())
+
+
+def test_the_noisier_the_images_the_larger_a_difference_must_be():
+    fixed, moving = blob(7.5), blob(8.5)
+    comparison = comparison_of(fixed, moving, torch.full_like(fixed, 0.5))
+    forces = [NeuralDemons(NOISE).force(fixed, moving, comparison, level * SEEN).norm() for level in (0, 1, 10)]
+    assert forces[0] > 1.5 * forces[1] > 3 * forces[2]
+    blind = [NeuralDemons(0.0).force(fixed, moving, comparison, level * SEEN) for level in (0, 10)]
+    torch.testing.assert_close(*blind)
 
 
 @pytest.mark.parametrize("shift", [-2.0, 2.0])
 def test_the_force_points_to_where_the_fixed_content_lies_in_the_moving_image(shift):
     fixed, moving = 5 * blob(7.5), 5 * blob(7.5 + shift)
     demons = NeuralDemons(NOISE)
-    force = demons.force(fixed, moving, comparison_of(fixed, moving, torch.ones_like(fixed)))
+    force = demons.force(fixed, moving, comparison_of(fixed, moving, torch.ones_like(fixed)), SEEN)
     mean = force.mean(dim=(0, 2, 3, 4)) * shift
     assert float(mean[2]) > 100 * float(mean[:2].abs().max())
     assert float((force[:, 2] * shift)[(fixed + moving)[:, 0] > 1].min()) > -0.05
@@ -106,8 +116,8 @@ def test_without_any_difference_that_a_slope_sees_the_match_still_pulls():
     fixed, moving = torch.ones(1, 4, 4, 4, 4), torch.zeros(1, 4, 4, 4, 4)
     comparison = comparison_of(fixed, moving, torch.full_like(fixed, 0.5), offset=2.0)
     demons = NeuralDemons(NOISE)
-    force = demons.force(fixed, moving, comparison)
-    torch.testing.assert_close(force, (2 / (2 + NOISE) * demons.log_reach.exp() * 0.5).expand_as(force))
+    force = demons.force(fixed, moving, comparison, SEEN)
+    torch.testing.assert_close(force, (2 / (2 + FLOOR) * demons.log_reach.exp() * 0.5).expand_as(force))
 
 
 def test_what_each_level_matched_is_part_of_its_force():

@@ -18,7 +18,9 @@ NAMES = pytest.mark.parametrize("name", ["drivenmorph", "adregnet"])
 @NAMES
 @pytest.mark.parametrize("varying", [False, True])
 def test_two_passes_are_two_registrations_composed(name, varying):
-    once, twice = (small_network(name, spatially_varying=varying, passes=n).eval() for n in (1, 2))
+    # The noise is that of the images as they came; once they are warped it would be another.
+    deaf = {"noise": 0.0} if name == "drivenmorph" else {}
+    once, twice = (small_network(name, spatially_varying=varying, passes=n, **deaf).eval() for n in (1, 2))
     twice.load_state_dict(once.state_dict())
     fixed, moving = texture(16, 24, 16, seed=1), texture(16, 24, 16, seed=2)
     with torch.no_grad():

@@ -127,7 +127,7 @@ class ADRegNet(RegistrationNetwork):
             for c, coarser, attention in zip(self.feature_channels, (0, *self.feature_channels), [*attentions, None])
         )
 
-    def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor]) -> NetworkOutput:
+    def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor], noise: Tensor) -> NetworkOutput:
         """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
         output = NetworkOutput([], [])
         result: Optional[LevelResult] = None

@@ -16,6 +16,9 @@ from ..fields import compose, exponentiate, gradient, resize, resize_field, smoo
 from .attention import GlobalSelfAttention, LocalAttention, LocalMatch
 from .blocks import ConvBlock, Encoder, NetworkOutput, RegistrationNetwork, contribution, set_to_zero
 
+# e: no difference of the features is larger than noise that is smaller than this.
+_LEAST_NOISE = 0.2
+
 
 class FeatureComparison(NamedTuple):
     """What difference modelling says of one level; all ``(N, ., k, j, i)``."""
@@ -82,8 +85,9 @@ class NeuralDemons(nn.Module):
     force = r (sum_c w_c d_c g_c / (sum_c w_c |g_c|^2 + a^2 sum_c w_c d_c^2 + eps) + b w o), with
     g_c = (grad F_c + grad M_c) / 2: the symmetric Demons force carried to latent channels, which reaches as far as a
     slope does, and the offset o of the match, which reaches as far as attention does, times the mean weight w. a and b
-    are learned and positive. r = E / (E + noise), E the mean of sum_c w_c d_c^2 around the voxel, is the Wiener
-    filter's answer to how much of the difference is one: what is no more than noise hardly pulls.
+    are learned and positive. r = E / (E + e + n (s_F^2 + s_M^2)), E the mean of sum_c w_c d_c^2 around the voxel and
+    s^2 the variance of the noise of an image, is the Wiener filter's answer to how much of the difference is one: what
+    is no more than noise hardly pulls.
     """
 
     def __init__(self, noise: float, width: int = 16, sigma: float = 1.0) -> None:
@@ -103,8 +107,11 @@ class NeuralDemons(nn.Module):
         # Training starts from classic Demons: a smoothed force and nothing else.
         set_to_zero(self.smoothing[-1])
 
-    def force(self, fixed: Tensor, moving: Tensor, comparison: FeatureComparison) -> Tensor:
-        """The driving force ``(N, 3, k, j, i)`` in voxels of this level."""
+    def force(self, fixed: Tensor, moving: Tensor, comparison: FeatureComparison, noise: Tensor) -> Tensor:
+        """The driving force ``(N, 3, k, j, i)`` in voxels of this level.
+
+        ``noise`` is the variance of the noise of both images, ``(N, 1, 1, 1, 1)``.
+        """
         difference, weight = comparison.difference, comparison.weight
         slope = gradient((fixed + moving).float() / 2)
         weighted = weight * difference
@@ -114,7 +121,8 @@ class NeuralDemons(nn.Module):
         stabiliser = (2 * self.log_stabiliser).exp() * energy
         found = self.log_reach.exp() * comparison.reliability * comparison.offset
         around = smooth(energy, 1.0)
-        return around / (around + self.noise) * (pull / (steepness + stabiliser + 1e-2) + found)
+        reliable = around / (around + _LEAST_NOISE + self.noise * noise)
+        return reliable * (pull / (steepness + stabiliser + 1e-2) + found)
 
     def forward(self, force: Tensor, comparison: FeatureComparison) -> Tensor:
         """Force and its reliability to a smooth velocity ``(N, 3, k, j, i)``: without force there is no motion."""
@@ -138,7 +146,7 @@ class DrivenMorph(RegistrationNetwork):
     self_similarity : bool
         Whether the encoder sees self-similarity and not intensities, for images of different contrast.
     noise : float
-        The squared difference of the features, weighted and summed over the channels, that is taken for noise.
+        n: how much of E, the squared difference of the features, a variance of the images' noise is taken for.
     """
 
     def __init__(
@@ -146,7 +154,7 @@ class DrivenMorph(RegistrationNetwork):
         channels: Sequence[int] = (8, 16, 32, 48),
         radius: int = 1,
         self_similarity: bool = False,
-        noise: float = 0.2,
+        noise: float = 500.0,
     ) -> None:
         super().__init__()
         if noise < 0:
@@ -159,7 +167,7 @@ class DrivenMorph(RegistrationNetwork):
         )
         self.demons = nn.ModuleList(NeuralDemons(noise) for _ in self.feature_channels)
 
-    def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor]) -> NetworkOutput:
+    def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor], noise: Tensor) -> NetworkOutput:
         """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
         output = NetworkOutput([], [])
         displacement: Optional[Tensor] = None
@@ -169,7 +177,7 @@ class DrivenMorph(RegistrationNetwork):
                 m = warp(m, displacement)
             assert isinstance(demons, NeuralDemons)
             comparison = compare(f, m)
-            force = demons.force(f, m, comparison)
+            force = demons.force(f, m, comparison, noise)
             velocity = demons(force, comparison)
             step = exponentiate(velocity)
             displacement = step if displacement is None else compose(displacement, step)
