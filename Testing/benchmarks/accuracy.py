@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import math
 import multiprocessing
 import shutil
 import statistics
@@ -289,11 +290,12 @@ def syn(fixed: sitk.Image, moving: sitk.Image) -> Found:
 
 
 def greedy(fixed: sitk.Image, moving: sitk.Image) -> Found:
-    """greedy as its manual proposes between subjects: NCC of radius 2, three levels, two for images of few slices."""
+    """greedy as its manual proposes between subjects: NCC of radius 2, three levels, fewer for images of few slices."""
     from picsl_greedy import Greedy3D
 
     # A level halves the sides, and none of less than four voxels can be smoothed.
-    iterations = "100x50x10" if min(*fixed.GetSize(), *moving.GetSize()) >= 16 else "100x50"
+    halvings = int(math.log2(min(*fixed.GetSize(), *moving.GetSize()) / 4))
+    iterations = "x".join(("100", "50", "10")[: halvings + 1])
     command = f"-i fixed moving -m NCC 2x2x2 -n {iterations} -s 2.0vox 0.5vox -sv -V 0"
     with tempfile.TemporaryDirectory() as folder:
         Greedy3D().execute(f"{command} -o {folder}/warp.nii.gz", fixed=fixed, moving=moving)
