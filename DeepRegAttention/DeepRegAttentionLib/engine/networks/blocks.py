@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..fields import compose, resize, resize_field, warp
-from ..noise import noise_variance
 from ..similarity import MIND_CHANNELS, mind_descriptor
 
 
@@ -103,17 +102,21 @@ class RegistrationNetwork(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
         """Register; K, J and I must be multiples of ``self.multiple``."""
-        seen, noise = self.encoder(fixed)[::-1], noise_variance(fixed) + noise_variance(moving)
+        seen, noise = self.encoder(fixed)[::-1], self.noise_of(fixed, moving)
         output = self.align(seen, self.encoder(moving)[::-1], noise)
         for _ in range(1, self.passes):
             left = self.encoder(warp(moving, output.displacement))[::-1]
             output = continued(output, self.align(seen, left, noise))
         return output
 
+    def noise_of(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """Variance of the noise of both images, ``(N, 1, 1, 1, 1)``; 0 where a network does not ask for it."""
+        return fixed.new_zeros(len(fixed), 1, 1, 1, 1)
+
     def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor], noise: Tensor) -> NetworkOutput:
         """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``.
 
-        ``noise`` is the variance of the noise of both together, ``(N, 1, 1, 1, 1)``.
+        ``noise`` is what :meth:`noise_of` says of the images as they came.
         """
         raise NotImplementedError
 

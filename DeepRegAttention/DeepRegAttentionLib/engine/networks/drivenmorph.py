@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..fields import compose, exponentiate, gradient, resize, resize_field, smooth, warp
+from ..noise import noise_variance
 from .attention import GlobalSelfAttention, LocalAttention, LocalMatch
 from .blocks import ConvBlock, Encoder, NetworkOutput, RegistrationNetwork, contribution, set_to_zero
 
-# e: no difference of the features is larger than noise that is smaller than this.
+# e: so much of the squared difference of the features is taken for noise in images that have none.
 _LEAST_NOISE = 0.2
 
 
@@ -166,6 +167,10 @@ class DrivenMorph(RegistrationNetwork):
             DifferenceModel(c, radius, coarsest=n == 0) for n, c in enumerate(self.feature_channels)
         )
         self.demons = nn.ModuleList(NeuralDemons(noise) for _ in self.feature_channels)
+
+    def noise_of(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """Variance of the noise of both images, ``(N, 1, 1, 1, 1)``."""
+        return noise_variance(fixed) + noise_variance(moving)
 
     def align(self, fixed: Sequence[Tensor], moving: Sequence[Tensor], noise: Tensor) -> NetworkOutput:
         """A single pass over the features of both images, coarse to fine, ``(N, C_l, k, j, i)``."""
