@@ -54,10 +54,11 @@ class WorkingPair:
         return _shown(self.moving, self.moving_view)
 
     def to(self, device: torch.device) -> WorkingPair:
-        """A copy on a device; what is taken from it there does not ask for the fields of view."""
-        images = [image if image is None else image.to(device) for image in (self.mask, self.strength)]
+        """A copy on a device."""
+        optional = (self.mask, self.strength, self.fixed_view, self.moving_view)
+        mask, strength, *views = (image if image is None else image.to(device) for image in optional)
         points = self.landmarks and (self.landmarks[0].to(device), self.landmarks[1].to(device))
-        return WorkingPair(self.fixed.to(device), self.moving.to(device), images[0], images[1], points)
+        return WorkingPair(self.fixed.to(device), self.moving.to(device), mask, strength, points, *views)
 
 
 def working_pair(
