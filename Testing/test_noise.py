@@ -10,17 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+# Large enough for the median to be that of the noise.
+SIDE = 56
+
 
 def anatomy(seed: int, coarse: float = 3.0) -> Tensor:
     """A textured ball with an edge in darkness, 0..1."""
-    axes = torch.meshgrid(*[torch.linspace(-1, 1, 32)] * 3, indexing="ij")
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, SIDE)] * 3, indexing="ij")
     inside = (sum(axis**2 for axis in axes) < 0.6).float()[None, None]
-    values = smooth(torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(seed)), coarse)
+    values = smooth(torch.randn(1, 1, *[SIDE] * 3, generator=torch.Generator().manual_seed(seed)), coarse)
     return inside * (0.5 + 0.15 * values / values.std()).clamp(0.05, 1)
 
 
 def noise(seed: int) -> Tensor:
-    return torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(1, 1, *[SIDE] * 3, generator=torch.Generator().manual_seed(seed))
 
 
 @settings(max_examples=20, deadline=None)
@@ -34,12 +37,12 @@ def test_what_was_added_is_found(seed: int, spread: float) -> None:
 
 def test_what_was_interpolated_has_less_of_it() -> None:
     image = anatomy(0) + 0.03 * noise(1)
-    thick = resize(image[:, :, ::4], (32, 32, 32))
+    thick = resize(image[:, :, ::4], [SIDE] * 3)
     assert noise_variance(thick) < 0.1 * noise_variance(image)
 
 
 def test_each_image_has_its_own_and_what_shows_nothing_none() -> None:
-    images = torch.cat([anatomy(0), anatomy(0) + 0.05 * noise(1), torch.zeros(1, 1, 32, 32, 32)])
+    images = torch.cat([anatomy(0), anatomy(0) + 0.05 * noise(1), torch.zeros(1, 1, *[SIDE] * 3)])
     found = noise_variance(images)
     assert found.shape == (3, 1, 1, 1, 1)
     assert found[1] > 100 * found[0]
