@@ -21,7 +21,8 @@ from DeepRegAttentionLib.engine.regularization import (
 from DeepRegAttentionLib.engine.similarity import mse
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from helpers.networks import SMALL, small_network, texture, train
+from helpers.images import texture
+from helpers.networks import SMALL, small_network, train
 
 
 def laplacian(strength: np.ndarray) -> np.ndarray:

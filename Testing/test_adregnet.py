@@ -10,7 +10,8 @@ from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.networks.adregnet import ADRegNet, FieldFusion, half_difference
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from helpers.networks import check_learning, shift_error, small_network, texture
+from helpers.images import texture
+from helpers.networks import check_learning, shift_error, small_network
 
 
 def test_shapes_coarse_to_fine():

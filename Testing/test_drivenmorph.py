@@ -15,7 +15,8 @@ from DeepRegAttentionLib.engine.networks.drivenmorph import (
 )
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from helpers.networks import check_learning, shift_error, small_network, texture, train
+from helpers.images import texture
+from helpers.networks import check_learning, shift_error, small_network, train
 
 NOISE, SEEN = 1000.0, torch.full((1, 1, 1, 1, 1), 4e-4)
 FLOOR = 0.2 + 0.4

@@ -27,7 +27,7 @@ from DeepRegAttentionLib.engine.trust.predictor import (
 )
 from DeepRegAttentionLib.engine.trust.signs import ASKED, PLAIN, Signs, find_signs
 from DeepRegAttentionLib.engine.working_pair import WorkingPair
-from helpers.images import blob_image
+from helpers.images import blob_image, texture
 from helpers.networks import small_network
 
 FAST = RegistrationOptions(model="none", prealign="none", refine=2, spacing=2.0)
@@ -70,13 +70,8 @@ def test_intensities_may_be_scaled(found: RegistrationResult) -> None:
     assert np.abs(first - second).mean() < 0.05 * first.mean()
 
 
-def texture(shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
-    return smooth(torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(seed)), 1.5)
-
-
 def test_an_answer_that_is_off_is_expected_to_be_off() -> None:
-    image = texture((48, 48, 48))
-    image = (image - image.amin()) / (image.amax() - image.amin())
+    image = texture(48, 48, 48)
     velocity = smooth(torch.randn(1, 3, 48, 48, 48, generator=torch.Generator().manual_seed(1)), 6.0)
     velocity *= 0.5 / velocity.std()
     pair, right = WorkingPair(image, warp(image, exponentiate(velocity))), exponentiate(-velocity)
@@ -90,7 +85,7 @@ def test_an_answer_that_is_off_is_expected_to_be_off() -> None:
 
 
 def test_every_sign_has_a_name_and_a_finite_value() -> None:
-    pair = WorkingPair(texture((32, 24, 40)), texture((32, 24, 40), seed=1))
+    pair = WorkingPair(texture(32, 24, 40), texture(32, 24, 40, seed=1))
     displacement = torch.zeros(1, 3, 32, 24, 40)
     network = small_network("drivenmorph").eval()
     for given, names in ((None, PLAIN), (network, PLAIN + ASKED)):
@@ -102,7 +97,7 @@ def test_every_sign_has_a_name_and_a_finite_value() -> None:
 
 
 def test_what_is_off_is_pulled_back_by_as_much_as_it_is_off() -> None:
-    image = texture((32, 32, 32))
+    image = texture(32, 32, 32)
     pair, shift = WorkingPair(image, image), torch.zeros(1, 3, 32, 32, 32)
     shift[:, 1] = 0.5
     pull = find_signs(pair, shift).values[0, PLAIN.index("pull 1")]
@@ -111,7 +106,7 @@ def test_what_is_off_is_pulled_back_by_as_much_as_it_is_off() -> None:
 
 def test_no_structure_and_edges_that_slide_along_themselves_are_uncertain() -> None:
     """The aperture problem: along a straight edge nothing is known, across it everything."""
-    full = texture((32, 32, 64))
+    full = texture(32, 32, 64)
     stripes = full.mean(dim=(2, 3), keepdim=True).expand_as(full)
     flat = torch.full_like(full, 0.5)
     spread = []
@@ -122,7 +117,7 @@ def test_no_structure_and_edges_that_slide_along_themselves_are_uncertain() -> N
 
 
 def test_what_only_one_image_shows_is_uncertain() -> None:
-    image, mask = texture((32, 32, 32)), torch.ones(1, 1, 32, 32, 32)
+    image, mask = texture(32, 32, 32), torch.ones(1, 1, 32, 32, 32)
     mask[..., 16:] = 0
     values = find_signs(WorkingPair(image, image, mask), torch.zeros(1, 3, 32, 32, 32)).values
     for name in ("unlike 1", "spread 2"):
@@ -131,7 +126,7 @@ def test_what_only_one_image_shows_is_uncertain() -> None:
 
 
 def test_beyond_the_fixed_field_of_view_there_is_nothing() -> None:
-    image, view = texture((32, 32, 32)), torch.ones(1, 1, 32, 32, 32)
+    image, view = texture(32, 32, 32), torch.ones(1, 1, 32, 32, 32)
     view[:, :, 24:] = 0
     there = find_signs(WorkingPair(image, image, fixed_view=view), torch.zeros(1, 3, 32, 32, 32)).there
     edge = there.shape[2] * 3 // 4

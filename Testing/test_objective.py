@@ -8,7 +8,7 @@ from DeepRegAttentionLib.engine.networks.blocks import NetworkOutput
 from DeepRegAttentionLib.engine.regularization import beta_hyperprior, diffusion
 from DeepRegAttentionLib.training.objective import driving_force_loss, landmark_error, objective, soft_dice_loss
 from DeepRegAttentionLib.training.options import LossWeights
-from helpers.networks import texture
+from helpers.images import texture
 
 
 def translation(*shape: int, by: float, batch: int = 1) -> torch.Tensor:

@@ -10,7 +10,8 @@ from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.similarity import lncc
 from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
-from helpers.networks import hippocampus_pair, small_network, texture, train
+from helpers.images import texture
+from helpers.networks import hippocampus_pair, small_network, train
 
 NAMES = pytest.mark.parametrize("name", ["drivenmorph", "adregnet"])
 

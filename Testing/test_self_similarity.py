@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.networks import small_network, texture
+from helpers.images import texture
+from helpers.networks import small_network
 
 
 def motion(name: str, moving: torch.Tensor, self_similarity: bool) -> torch.Tensor:

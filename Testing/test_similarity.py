@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from DeepRegAttentionLib.engine.fields import smooth
 from DeepRegAttentionLib.engine.similarity import (
     SIMILARITY_LOSSES,
     box_mean,
@@ -19,6 +18,7 @@ from DeepRegAttentionLib.engine.similarity import (
     mse,
     mutual_information,
 )
+from helpers.images import texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -31,12 +31,6 @@ LOSSES = pytest.mark.parametrize("loss", SIMILARITY_LOSSES.values(), ids=SIMILAR
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def texture(shape: tuple[int, int, int] = (20, 22, 24), seed: int = 0) -> Tensor:
-    """A smooth random image from 0 to 1."""
-    image = smooth(random(1, 1, *shape, seed=seed), 1.5)
-    return (image - image.min()) / (image.max() - image.min())
 
 
 def half_mask(image: Tensor) -> Tensor:
@@ -84,10 +78,10 @@ def test_lncc_is_its_definition(seed: int, width: int) -> None:
 
 
 def test_lncc_ignores_brightness_and_contrast_that_vary_slowly() -> None:
-    fixed = texture((24, 24, 24))
+    fixed = texture(24, 24, 24)
     ramp = torch.linspace(0, 1, 24).reshape(24, 1, 1)
     warped = fixed * (0.4 + 0.5 * ramp) + 0.1 * (1 - ramp)
-    other = texture((24, 24, 24), seed=5)
+    other = texture(24, 24, 24, seed=5)
     assert float(lncc(fixed, fixed)) == pytest.approx(0, abs=0.01)
     assert float(lncc(fixed, warped)) < 0.1
     assert float(lncc(fixed, other)) > 0.7
@@ -151,7 +145,7 @@ def test_mind_descriptor_has_twelve_channels_in_0_to_1() -> None:
 
 
 def test_mind_sees_through_inverted_contrast_where_mse_does_not() -> None:
-    fixed = texture((24, 24, 24))
+    fixed = texture(24, 24, 24)
     inverted, moved = (1 - fixed) ** 1.5, fixed.roll((2, 2), dims=(3, 4))
     assert float(mind_ssc(fixed, inverted)) < 0.3 * float(mind_ssc(fixed, moved))
     assert float(mse(fixed, inverted)) > float(mse(fixed, moved))
@@ -192,7 +186,7 @@ def test_mutual_information_is_symmetric() -> None:
 
 def test_a_subset_of_the_voxels_stands_for_the_whole_image() -> None:
     """Also where a regular step would meet the same column of every row."""
-    fixed = texture((48, 80, 32), seed=2)
+    fixed = texture(48, 80, 32, seed=2)
     fixed[..., 0] = 0
     warped = fixed.roll(1, dims=3)
     whole = float(mutual_information(fixed, warped, samples=fixed.numel()))
@@ -243,12 +237,12 @@ CASES = {
     "the same": (texture(), texture(), None),
     "constant": (torch.full((1, 1, 8, 8, 8), 0.5), torch.full((1, 1, 8, 8, 8), 0.5), None),
     "black": (torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8), None),
-    "one constant": (texture((8, 8, 8)), torch.zeros(1, 1, 8, 8, 8), None),
-    "one voxel": (torch.eye(512)[0].reshape(1, 1, 8, 8, 8), texture((8, 8, 8)), None),
+    "one constant": (texture(8, 8, 8), torch.zeros(1, 1, 8, 8, 8), None),
+    "one voxel": (torch.eye(512)[0].reshape(1, 1, 8, 8, 8), texture(8, 8, 8), None),
     "empty mask": (texture(), texture(seed=1), torch.zeros(1, 1, 20, 22, 24)),
     "mask of one voxel": (
-        texture((8, 8, 8)),
-        texture((8, 8, 8), 1),
+        texture(8, 8, 8),
+        texture(8, 8, 8, seed=1),
         torch.eye(512)[9].reshape(1, 1, 8, 8, 8),
     ),
     "out of range": (3 * texture() - 1, 5 * texture(seed=1), None),

@@ -1,9 +1,12 @@
-"""Synthetic images of awkward geometry."""
+"""Synthetic images: of awkward geometry, and textures."""
 
 from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
+import torch
+from DeepRegAttentionLib.engine.fields import smooth
+from torch import Tensor
 
 
 def rotation(degrees: tuple[float, float, float]) -> np.ndarray:
@@ -41,3 +44,10 @@ def blob_image(
     image.SetOrigin(origin.tolist())
     image.SetDirection(direction.flatten().tolist())
     return image
+
+
+def texture(*shape: int, sigma: float = 1.5, seed: int = 0) -> Tensor:
+    """``(1, 1, K, J, I)`` in 0..1, smooth; 20 x 22 x 24 voxels unless told."""
+    noise = torch.rand(1, 1, *(shape or (20, 22, 24)), generator=torch.Generator().manual_seed(seed))
+    image = smooth(noise, sigma)
+    return (image - image.min()) / (image.max() - image.min())

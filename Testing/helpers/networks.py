@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from DeepRegAttentionLib.dataset import find_cases
-from DeepRegAttentionLib.engine.fields import jacobian_determinant, smooth, warp
+from DeepRegAttentionLib.engine.fields import jacobian_determinant, warp
 from DeepRegAttentionLib.engine.intensity import IntensityRecipe
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.similarity import lncc
@@ -13,6 +13,7 @@ from DeepRegAttentionLib.training.objective import objective
 from DeepRegAttentionLib.training.options import LossWeights
 from torch import Tensor, nn
 
+from .images import texture
 from .places import real_data
 
 SMALL = {"drivenmorph": [4, 8, 12], "adregnet": [8, 16, 16]}
@@ -21,13 +22,6 @@ SMALL = {"drivenmorph": [4, 8, 12], "adregnet": [8, 16, 16]}
 def small_network(name: str, **configuration: object) -> nn.Module:
     torch.manual_seed(0)
     return build_network(name, {"channels": SMALL[name], **configuration})
-
-
-def texture(*shape: int, sigma: float = 1.5, seed: int = 0) -> Tensor:
-    """``(1, 1, K, J, I)`` in 0..1, smooth."""
-    noise = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(seed))
-    image = smooth(noise, sigma)
-    return (image - image.min()) / (image.max() - image.min())
 
 
 def hippocampus_pair() -> dict[str, Tensor]:
