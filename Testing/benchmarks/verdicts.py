@@ -19,6 +19,7 @@ from DeepRegAttentionLib.engine.hardware import prepare_process
 from DeepRegAttentionLib.engine.resources import resource_folder
 from DeepRegAttentionLib.engine.trust.predictor import ANY
 from DeepRegAttentionLib.engine.trust.verdict import judge, read_limits
+from DeepRegAttentionLib.terms.measures import EVIDENCE
 from documents import DOCUMENT, replace_part
 from gallery import FIGURE, draw
 from limits import document, fit
@@ -179,6 +180,7 @@ def _percent(rows: Sequence[Row], what: Any) -> str:
 
 
 def _reasons(rows: Sequence[Row]) -> str:
-    """The reasons that came first most often."""
-    first = [row["reasons"][0] for row in rows if row["reasons"]]
-    return ", ".join(sorted(set(first), key=lambda reason: -first.count(reason))[:3])
+    """The reasons that came first most often, as a verdict names them."""
+    names = {row.key: row.name.lower() for row in EVIDENCE}
+    first = [names.get(row["reasons"][0], row["reasons"][0]) for row in rows if row["reasons"]]
+    return "; ".join(sorted(set(first), key=lambda reason: -first.count(reason))[:3])
