@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -94,6 +95,19 @@ def test_no_subject_has_two_purposes_and_none_that_judges_trained_a_model() -> N
         assert not (groups[1] & groups[2])
         trained = {name for _, name in cases.names(task, "trained")}
         assert not trained & {case.name for part in parts[1:] for case in part}
+
+
+@pytest.mark.slow
+def test_what_a_method_recommends_refines_it() -> None:
+    root = real_data("hippocampus").parent
+    assert not list(truths.refined_trials(root, "hippocampus-mr"))
+    refined = next(truths.refined_trials(root, "none"))
+    plain = dataclasses.replace(refined, refined=False)
+    assert plain in set(truths.trials(root, "none", "report"))
+    assert plain.key != refined.key
+    ours, other = (truths.registered(trial) for trial in (refined, plain))
+    assert torch.equal(ours.pair.moving, other.pair.moving)
+    assert not torch.equal(ours.displacement, other.displacement)
 
 
 def test_a_part_of_a_page_is_replaced_alone(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from DeepRegAttentionLib.engine.similarity import box_mean
 from DeepRegAttentionLib.engine.trust.predictor import ANY, CONFIDENCE, Predictor, surroundings
 from DeepRegAttentionLib.engine.trust.signs import Signs, coarseness, find_signs
 from torch import Tensor, nn
-from truths import BORDER, ROLES, WRONG, Known, Trial, keep, known, model_of, trials
+from truths import BORDER, ROLES, WRONG, Known, Trial, keep, known, model_of, refined_trials, trials
 
 _PLACES = 3000
 _UNITS, _STEPS, _BATCH = 24, 1200, 1024
@@ -48,8 +48,9 @@ class Places(NamedTuple):
 
 
 def places_of(method: str, data: Path, folder: Path) -> dict[str, list[Places]]:
-    """For each purpose the places of all its registrations."""
-    return {role: [observe(trial, folder) for trial in trials(data, method, role)] for role in ROLES}
+    """For each purpose the places of all its registrations, and of those that are refined."""
+    wanted = {role: trials(data, method, role) for role in ROLES} | {"refined": refined_trials(data, method)}
+    return {purpose: [observe(trial, folder) for trial in some] for purpose, some in wanted.items()}
 
 
 def observe(trial: Trial, folder: Path) -> Places:

@@ -48,7 +48,11 @@ def tables(found: dict[str, dict[str, list[Places]]], predictors: dict[str, Pred
         "| known deformations | cases | rank | within a case | in the bound | area, above 2 mm |",
         "|---|---|---|---|---|---|",
     ]
-    judged = [(method, predictors[method], parts["report"]) for method, parts in found.items()]
+    judged = [
+        (method, predictors[method], parts[purpose])
+        for method, parts in found.items()
+        for purpose in ("report", "refined")
+    ]
     for method, predictor, parts in judged:
         for task, some in by_task(parts, MOVED):
             lines.append(f"{_head(method, task, some)} | {_of_rank(some, predictor)} | {area_cell(some, predictor)} |")
@@ -71,8 +75,9 @@ def tables(found: dict[str, dict[str, list[Places]]], predictors: dict[str, Pred
 def _head(method: str, task: str, parts: Sequence[Places]) -> str:
     name = "refinement alone" if method == "none" else f"`{method}`"
     own = NAMES[task] if task in METHODS[method] else f"*{NAMES[task]}*"
-    wrong = ", wrong on purpose" if parts[0].trial.kind == WRONG else ""
-    return f"| {name}, {own}{wrong} | {len(parts)}"
+    trial = parts[0].trial
+    also = ", refined" if trial.refined else ", wrong on purpose" if trial.kind == WRONG else ""
+    return f"| {name}, {own}{also} | {len(parts)}"
 
 
 def by_task(parts: Sequence[Places], kind: str) -> Iterator[tuple[str, list[Places]]]:

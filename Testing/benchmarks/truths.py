@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -68,7 +68,10 @@ _AROUND = 15
 
 @dataclass(frozen=True)
 class Trial:
-    """One registration whose error will be known: of an image with itself, moved, or of two images."""
+    """One registration whose error will be known: of an image with itself, moved, or of two images.
+
+    ``refined`` says whether with the refinement that the method recommends, or none.
+    """
 
     method: str
     role: str
@@ -77,11 +80,13 @@ class Trial:
     fixed: ImageFiles
     moving: ImageFiles
     seed: int = 0
+    refined: bool = False
 
     @property
     def key(self) -> str:
         """Tells it from all others; the name of its file."""
-        return f"{self.kind}-{self.role}-{self.task}-{self.fixed.name}-{self.moving.name}-{self.seed}"
+        name = f"{self.kind}-{self.role}-{self.task}-{self.fixed.name}-{self.moving.name}-{self.seed}"
+        return f"{name}-refined" if self.refined else name
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,15 @@ def trials(data: Path, method: str, role: str) -> Iterator[Trial]:
                 yield Trial(method, role, FOREIGN, task, case, case)
 
 
+def refined_trials(data: Path, method: str) -> Iterator[Trial]:
+    """Those that report, without anything foreign or wrong, refined; none if the method recommends no refinement."""
+    model = model_of(method)
+    if model is None or model.info.refine:
+        for trial in trials(data, method, "report"):
+            if trial.kind in (MOVED, BORDER):
+                yield replace(trial, refined=True)
+
+
 # What comes of them
 
 
@@ -239,9 +253,9 @@ def keep(path: Path, **tensors: torch.Tensor) -> None:
 
 
 def registered(trial: Trial) -> Known:
-    """Register a trial without the refinement of this pair: the network alone, or on coarse grids where none fits."""
+    """Register a trial; without refinement that is the network alone, or on coarse grids where none fits."""
     fixed, moving = (read_image(case.image) for case in (trial.fixed, trial.moving))
-    options = RegistrationOptions(model=trial.method, refine=0, spacing=_spacing(trial))
+    options = RegistrationOptions(model=trial.method, refine=None if trial.refined else 0, spacing=_spacing(trial))
     method = choose_method(fixed, moving, options)
     linear = sitk.Transform(3, sitk.sitkIdentity)
     if trial.kind == BORDER:
