@@ -183,4 +183,4 @@ def _reasons(rows: Sequence[Row]) -> str:
     """The reasons that came first most often, as a verdict names them."""
     names = {row.key: row.name.lower() for row in EVIDENCE}
     first = [names.get(row["reasons"][0], row["reasons"][0]) for row in rows if row["reasons"]]
-    return "; ".join(sorted(set(first), key=lambda reason: -first.count(reason))[:3])
+    return "; ".join(sorted(dict.fromkeys(first), key=lambda reason: -first.count(reason))[:3])
