@@ -149,7 +149,7 @@ def test_the_table_counts_what_is_wrong_and_what_is_noticed() -> None:
     rows += [row("mirrored", "fail", 0.3, 0), row("mirrored", "pass", 0.5, 1), row("mirrored", "review", 0.79, 2)]
     rows += [row("organ", "fail", None, 3), row("lesion", "pass", 0.78, 0)]
     lines = {line.split(" | ")[0]: line for line in verdicts.failure_table(rows)}
-    assert "| 3 | 0.80 → 0.53 | 2 | 67 % | 50 % | 33 % | similarity |" in lines["| **left and right exchanged**"]
+    assert "| 3 | 0.80 → 0.53 | 2 | 67 % | 50 % | 33 % | local correlation |" in lines["| **left and right exchanged**"]
     assert "| 1 | – | 1 | 100 % | 100 % | 100 % |" in lines["| **another organ**"]
     assert "| 1 | 0.80 → 0.78 | 0 | 0 % | – | 0 % |" in lines["| a lesion in one image"]
     assert "| 4 | 0.80 → 0.53 | 3 | 75 % | 67 % | 50 % |" in lines["| all gross failures (bold)"]
