@@ -14,11 +14,11 @@ from torch import Tensor
 SIDE = 56
 
 
-def anatomy(seed: int, coarse: float = 3.0) -> Tensor:
+def anatomy(seed: int) -> Tensor:
     """A textured ball with an edge in darkness, 0..1."""
     axes = torch.meshgrid(*[torch.linspace(-1, 1, SIDE)] * 3, indexing="ij")
     inside = (sum(axis**2 for axis in axes) < 0.6).float()[None, None]
-    values = smooth(torch.randn(1, 1, *[SIDE] * 3, generator=torch.Generator().manual_seed(seed)), coarse)
+    values = smooth(torch.randn(1, 1, *[SIDE] * 3, generator=torch.Generator().manual_seed(seed)), 3.0)
     return inside * (0.5 + 0.15 * values / values.std()).clamp(0.05, 1)
 
 
