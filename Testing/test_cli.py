@@ -568,7 +568,7 @@ def test_info_names_devices_and_versions():
 def test_train_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("DeepRegAttentionLib.training")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.setitem(sys.modules, "lightning", None)
     outcome = call("train", tmp_path / "a.yaml", "--data-root", tmp_path, "-o", tmp_path / "out")
     assert outcome.exit_code == 1
     assert "deepreg-attention[train]" in error_line(outcome)
