@@ -133,3 +133,8 @@ def test_the_label_term_needs_labels_and_a_weight(images):
 def test_a_background_of_labels_alone_has_no_loss():
     empty = {name: torch.zeros_like(value) for name, value in label_batch().items()}
     assert float(soft_dice_loss(translation(8, 8, 16, by=1.0), empty)) == 0
+
+
+def test_what_has_no_weight_is_no_term(images):
+    field, nothing = translation(8, 8, 16, by=0.5), LossWeights(similarity=0, force=0)
+    assert set(objective(output_of(field, forces=[field]), images, nothing)) == {"diffusion", "folding", "total"}

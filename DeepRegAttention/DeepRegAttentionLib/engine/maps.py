@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fields import jacobian_determinant
+from .fields import jacobian_determinant, length
 from .geometry import Grid, Lattice, mm_to_voxels, to_image, to_tensor, voxels_to_mm
 from .intensity import Scale
 from .networks.blocks import NetworkOutput
@@ -83,7 +83,7 @@ def explanation_maps(
     tensors = {name: own.spacing[0] * voxels for name, voxels in output.maps.items()}
     if force is not None:
         tensors["driving_force"] = voxels_to_mm(force, own)
-        tensors["driving_force_magnitude"] = tensors["driving_force"].norm(dim=1, keepdim=True)
+        tensors["driving_force_magnitude"] = length(tensors["driving_force"])
     if output.regularization is not None:
         strength = output.regularization
         tensors["regularization"] = strength / (strength[there] if there.any() else strength).mean()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine.fields import resize, resize_field, warp
 from ..engine.networks.blocks import NetworkOutput
-from ..engine.networks.drivenmorph import force_agreement
+from ..engine.networks.drivenmorph import cosine_between
 from ..engine.refine import landmark_distance
 from ..engine.regularization import HYPERPRIORS, diffusion, folding, strength_smoothness
 from ..engine.similarity import SIMILARITY_LOSSES
@@ -23,7 +23,7 @@ Terms = dict[str, Tensor]
 def objective(
     output: NetworkOutput, batch: Batch, weights: LossWeights, similarity: str = "lncc", hyperprior: str = "beta"
 ) -> Terms:
-    """The weighted terms of the loss and their sum ``total``.
+    """The weighted terms of the loss and their sum ``total``; what has no weight is not worked out.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def objective(
     """
     terms = _pyramid_terms(output, batch, weights, similarity)
     terms["folding"] = weights.folding * folding(output.displacement)
-    if output.forces:
+    if weights.force and output.forces:
         terms["force"] = weights.force * driving_force_loss(output)
     if output.regularization is not None:
         # The smoothness of every pass pulls at the strength.
@@ -62,15 +62,14 @@ def _pyramid_terms(output: NetworkOutput, batch: Batch, weights: LossWeights, si
     total: Terms = {}
     for displacement in output.displacements:
         factor = _factor(displacement, batch["fixed"])
-        fixed, moving = (F.avg_pool3d(batch[name], factor) for name in ("fixed", "moving"))
-        mask = F.avg_pool3d(batch["fixed_mask"], factor) if "fixed_mask" in batch else None
         varying = output.regularization
         strength = None if varying is None else resize(varying, displacement.shape[2:])
-        alike = SIMILARITY_LOSSES[similarity](fixed, warp(moving, displacement), mask)
-        terms = {
-            "similarity": weights.similarity * alike,
-            "diffusion": weights.diffusion * diffusion(displacement, strength),
-        }
+        terms = {"diffusion": weights.diffusion * diffusion(displacement, strength)}
+        if weights.similarity:
+            fixed, moving = (F.avg_pool3d(batch[name], factor) for name in ("fixed", "moving"))
+            mask = F.avg_pool3d(batch["fixed_mask"], factor) if "fixed_mask" in batch else None
+            alike = SIMILARITY_LOSSES[similarity](fixed, warp(moving, displacement), mask)
+            terms["similarity"] = weights.similarity * alike
         total = {name: total.get(name, 0) + term / factor for name, term in terms.items()}
     return total
 
@@ -93,7 +92,7 @@ def driving_force_loss(output: NetworkOutput) -> Tensor:
         remaining = resize_field(final, force.shape[2:])
         if level > 0:
             remaining = remaining - resize_field(output.displacements[level - 1].detach(), force.shape[2:])
-        losses.append(1 - force_agreement(force, remaining)["cosine"])
+        losses.append(1 - cosine_between(force, remaining))
     return sum(losses, final.new_zeros(())) / len(losses)
 
 

@@ -9,7 +9,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from ..fields import compose, resize, resize_field, warp
+from ..fields import compose, length, resize, resize_field, warp
 from ..similarity import MIND_CHANNELS, mind_descriptor
 
 
@@ -124,7 +124,7 @@ class RegistrationNetwork(nn.Module):
 def contribution(fields: Sequence[Tensor]) -> Tensor:
     """The lengths of the fields of all levels, added up: ``(N, 1, K, J, I)`` in voxels of the finest."""
     shape = fields[-1].shape[2:]
-    lengths = [resize_field(field, shape).norm(dim=1, keepdim=True) for field in fields]
+    lengths = [length(resize_field(field, shape)) for field in fields]
     return torch.stack(lengths).sum(dim=0)
 
 

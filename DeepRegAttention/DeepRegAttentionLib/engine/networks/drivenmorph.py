@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..fields import compose, exponentiate, gradient, resize, resize_field, smooth, warp
+from ..fields import compose, exponentiate, gradient, length, resize, resize_field, smooth, warp
 from ..noise import noise_variance
 from .attention import GlobalSelfAttention, LocalAttention, LocalMatch
 from .blocks import ConvBlock, Encoder, NetworkOutput, RegistrationNetwork, contribution, set_to_zero
@@ -214,7 +214,11 @@ def force_agreement(force: Tensor, displacement: Tensor) -> dict[str, Tensor]:
         ``cosine``: cosine between the two fields taken as one long vector each; ``magnitude``: Pearson
         correlation of their lengths.
     """
-    dot = (force * displacement).sum()
-    cosine = dot / (force.norm() * displacement.norm()).clamp_min(1e-6)
-    lengths = torch.stack([force.norm(dim=1).flatten(), displacement.norm(dim=1).flatten()])
-    return {"cosine": cosine, "magnitude": torch.corrcoef(lengths)[0, 1]}
+    lengths = torch.stack([length(force).flatten(), length(displacement).flatten()])
+    return {"cosine": cosine_between(force, displacement), "magnitude": torch.corrcoef(lengths)[0, 1]}
+
+
+def cosine_between(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine between two fields taken as one long vector each; 0 where one of them is 0."""
+    cosine: Tensor = (one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-6)
+    return cosine

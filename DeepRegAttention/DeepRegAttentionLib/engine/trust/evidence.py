@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..fields import jacobian_determinant, resize_field, warp
+from ..fields import jacobian_determinant, length, resize_field, warp
 from ..geometry import Grid, Lattice
 from ..intensity import DARK, Scale
 from ..models.choice import EXTENT_FACTOR, FIELD_FACTOR
@@ -160,7 +160,7 @@ def _of_deformation(answer: Answer) -> dict[str, float]:
     inside = answer.inside if answer.inside.any() else torch.ones_like(answer.inside)
     displacement = answer.displacement.float()
     volumes = jacobian_determinant(displacement)[inside].numpy()
-    lengths = displacement.norm(dim=1, keepdim=True)[inside].numpy()
+    lengths = length(displacement)[inside].numpy()
     shrinking, growing = np.percentile(volumes, (1, 99))
     return {
         "folds_percent": 100.0 * float((volumes <= 0).mean()),

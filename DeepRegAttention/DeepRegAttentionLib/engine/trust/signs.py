@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..fields import gradient, jacobian_determinant, resize, warp
+from ..fields import gradient, jacobian_determinant, length, resize, warp
 from ..intensity import DARK
 from ..similarity import FLAT, box_mean
 from ..working_pair import WorkingPair
@@ -104,15 +104,15 @@ def _of_alignment(pair: WorkingPair, warped: Tensor, size: Sequence[int]) -> Ite
 
 def _of_deformation(displacement: Tensor) -> Iterator[Tensor]:
     """How far a place was moved, how unevenly, and how much it shrank or grew."""
-    yield displacement.norm(dim=1, keepdim=True)
-    yield gradient(displacement).flatten(1, 2).norm(dim=1, keepdim=True)
+    yield length(displacement)
+    yield length(gradient(displacement).flatten(1, 2))
     yield jacobian_determinant(displacement).clamp_min(_LEAST_VOLUME).log().abs()
 
 
 def _of_image(fixed: Tensor, warped: Tensor) -> Iterator[Tensor]:
     """How the images differ, what there is to be seen, and how far the edge of the grid is."""
     yield (fixed - warped).abs()
-    yield gradient(fixed)[:, 0].norm(dim=1, keepdim=True)
+    yield length(gradient(fixed)[:, 0])
     mean, square = box_mean(torch.cat([fixed, fixed.square()], dim=1), _WINDOW).split(1, dim=1)
     yield (square - mean.square()).clamp_min(0).sqrt()
     yield fixed
@@ -131,7 +131,7 @@ def _of_network(network: nn.Module, fixed: Tensor, warped: Tensor) -> Iterator[T
     one, other = (F.avg_pool3d(image, scale).to(device) for image in (fixed, warped))
     with torch.inference_mode():
         forth, back = (network(*images).displacement.float().cpu() for images in ((one, other), (other, one)))
-        lengths = [scale * u.norm(dim=1, keepdim=True) for u in (forth, back, forth + warp(back, forth))]
+        lengths = [scale * length(u) for u in (forth, back, forth + warp(back, forth))]
     yield from (length.clone() for length in lengths)
 
 
@@ -148,7 +148,7 @@ def _local_alignment(fixed: Tensor, warped: Tensor, size: Sequence[int]) -> tupl
     covariance = _inverse_symmetric(tensor / noise, 1 / _PRIOR**2)
     step = _times(covariance, force / noise)
     spread = covariance[:, [0, 3, 5]].sum(dim=1, keepdim=True).sqrt()
-    return step.norm(dim=1, keepdim=True), spread, _coarse((1 - agreement).clamp(0, 2), size)
+    return length(step), spread, _coarse((1 - agreement).clamp(0, 2), size)
 
 
 def _standardised(image: Tensor) -> Tensor:
