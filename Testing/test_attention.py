@@ -15,6 +15,7 @@ from DeepRegAttentionLib.engine.networks.attention import (
     Windows,
     attend,
     certainty,
+    of_length_one,
     rotate_by_position,
 )
 from hypothesis import given, settings
@@ -179,3 +180,13 @@ def test_the_regional_gate_is_a_factor_between_zero_and_one(shape):
     features = tensor(2, 8, *shape)
     factor = regions(features) / features
     assert 0 < float(factor.min()) < float(factor.max()) < 1
+
+
+def test_vectors_of_length_one_keep_their_direction_and_none_has_none_and_a_gradient():
+    vectors = torch.randn(2, 5, 3, 4, 6)
+    vectors[0, :, 1] = 0
+    vectors.requires_grad_()
+    found = of_length_one(vectors)
+    torch.testing.assert_close(found, torch.nn.functional.normalize(vectors, dim=1))
+    (slope,) = torch.autograd.grad(found.square().sum(), vectors)
+    assert slope.isfinite().all()

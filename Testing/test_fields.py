@@ -226,6 +226,12 @@ def test_the_flow_backwards_undoes_the_flow(seed: int) -> None:
     assert (fields.jacobian_determinant(forth) > 0).all()
 
 
+def test_lengths_are_those_of_the_vectors() -> None:
+    field = torch.randn(2, 3, 4, 5, 6)
+    field[0, :, 1] = 0
+    torch.testing.assert_close(fields.length(field), field.norm(dim=1, keepdim=True))
+
+
 # Inverse
 
 

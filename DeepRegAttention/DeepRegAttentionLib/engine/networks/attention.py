@@ -80,12 +80,20 @@ class LocalMatch(nn.Module):
         certainty : Tensor
             Of attention to the other map, ``(N, 1, K, J, I)`` in 0..1.
         """
-        asked, answering = (F.normalize(self.embedding(features).float(), dim=1) for features in (target, source))
+        asked, answering = (of_length_one(self.embedding(features).float()) for features in (target, source))
         query = asked * self.log_sharpness.exp()
         other, own = (neighbour_products(query, key, self.radius).softmax(dim=1) for key in (answering, asked))
         with torch.autocast(target.device.type, enabled=False):
             offset = F.conv3d(other - own, self.steps)
         return offset, certainty(other)
+
+
+def of_length_one(vectors: Tensor) -> Tensor:
+    """Vectors along the channels of ``(N, C, K, J, I)``, each scaled to length one; next to none stays next to none.
+
+    torch's own takes eight times as long on a CPU.
+    """
+    return vectors * (vectors.square().sum(dim=1, keepdim=True) + 1e-12).rsqrt()
 
 
 def certainty(weights: Tensor) -> Tensor:
