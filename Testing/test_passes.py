@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from DeepRegAttentionLib.engine.errors import ModelError
-from DeepRegAttentionLib.engine.fields import compose, warp
+from DeepRegAttentionLib.engine.fields import compose, resize, resize_field, warp
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.similarity import lncc
 from DeepRegAttentionLib.training.objective import objective
@@ -36,6 +37,35 @@ def test_two_passes_are_two_registrations_composed(name, varying):
         torch.testing.assert_close(image, first.maps[kind] + second.maps[kind])
     if varying:
         torch.testing.assert_close(output.regularization, first.regularization)
+
+
+@NAMES
+def test_what_is_much_larger_than_what_was_learned_is_first_seen_at_half_the_resolution(name):
+    once, large, little = (small_network(name, passes=n, side=side).eval() for n, side in ((1, None), (3, 12), (3, 18)))
+    for network in (large, little):
+        network.load_state_dict(once.state_dict())
+    fixed, moving = texture(16, 32, 16, seed=1), texture(16, 32, 16, seed=2)
+    with torch.no_grad():
+        output, whole = large(fixed, moving), little(fixed, moving)
+        expected, seen, contributed = torch.zeros(1, 3, 8, 16, 8), {}, 0
+        for scale in (2, 2, 1):
+            coarse = F.avg_pool3d(fixed, scale), F.avg_pool3d(moving, scale)
+            seen.setdefault(scale, (once.encoder(coarse[0])[::-1], once.noise_of(*coarse)))
+            left = warp(moving, resize_field(expected, fixed.shape[2:]))
+            found = once.align(seen[scale][0], once.encoder(F.avg_pool3d(left, scale))[::-1], seen[scale][1])
+            expected = compose(resize_field(expected, found.displacement.shape[2:]), found.displacement)
+            contributed = contributed + scale * resize(found.maps["attention"], fixed.shape[2:])
+    torch.testing.assert_close(output.displacement, expected)
+    torch.testing.assert_close(output.maps["attention"], contributed, rtol=1e-5, atol=1e-4)
+    assert [d.shape[2] for d in output.displacements if d.shape[2] > 4] == [8, 8, 8, 16]
+    assert len({d.shape for d in whole.displacements}) == len(whole.displacements) // 3
+    assert large.multiple == 2 * once.multiple
+
+
+@pytest.mark.parametrize("more", [{"side": 0}, {"side": True}, {"side": "48"}, {"side": 48, "spatially_varying": True}])
+def test_the_side_is_checked(more):
+    with pytest.raises(ModelError, match="is a number of voxels, and is not for"):
+        build_network("drivenmorph", more)
 
 
 @NAMES

@@ -18,7 +18,7 @@ _CLASSES: dict[str, tuple[str, str]] = {
     "adregnet": ("adregnet", "ADRegNet"),
 }
 NETWORKS: tuple[str, ...] = tuple(_CLASSES)
-SPATIALLY_VARYING, PASSES = "spatially_varying", "passes"
+SPATIALLY_VARYING, PASSES, SIDE = "spatially_varying", "passes", "side"
 """The settings that every network has beside the arguments of its constructor."""
 MAX_PASSES = 8
 
@@ -34,7 +34,8 @@ def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNe
         Arguments of its constructor; those left out take their defaults. With ``spatially_varying: true`` any
         network also predicts how strongly each place is regularized
         (:class:`~DeepRegAttentionLib.engine.networks.adaptive.SpatiallyVarying`), and with ``passes: 2`` the same
-        weights register twice, the second time what the first has left.
+        weights register twice, the second time what the first has left; with ``side: 48`` all passes but the last see
+        at half the resolution what is much larger than the volumes of 48 voxels a side that the network learned on.
 
     Raises
     ------
@@ -52,10 +53,15 @@ def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNe
     passes = arguments.pop(PASSES, 1)
     if not isinstance(passes, int) or isinstance(passes, bool) or not 1 <= passes <= MAX_PASSES:
         raise ModelError(f"“{PASSES}” of the network {name} must be a number from 1 to {MAX_PASSES}, not “{passes}”.")
+    side = arguments.pop(SIDE, None)
+    if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < 1 or varying):
+        raise ModelError(f"“{SIDE}” of the network {name} is a number of voxels, and is not for “{SPATIALLY_VARYING}”.")
     _require_arguments(name, constructor, arguments)
     try:
         network = constructor(**arguments)
-        network.passes = passes
+        network.passes, network.side = passes, side
+        if side is not None:
+            network.multiple *= 2  # so that what is halved is still a multiple
         return _with_local_strength(network) if varying else network
     except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -69,7 +75,7 @@ def _with_local_strength(network: RegistrationNetwork) -> RegistrationNetwork:
 
 
 def _require_arguments(name: str, constructor: Callable[..., Any], configuration: Mapping[str, Any]) -> None:
-    known = [*inspect.signature(constructor).parameters, SPATIALLY_VARYING, PASSES]
+    known = [*inspect.signature(constructor).parameters, SPATIALLY_VARYING, PASSES, SIDE]
     unknown = [key for key in configuration if key not in known]
     if unknown:
         raise ModelError(f"The network {name} has no setting “{unknown[0]}”; its settings are {', '.join(known)}.")

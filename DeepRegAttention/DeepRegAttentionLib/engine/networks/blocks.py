@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..fields import compose, length, resize, resize_field, warp
@@ -69,14 +71,23 @@ def continued(begun: NetworkOutput, following: NetworkOutput) -> NetworkOutput:
     The displacements go on from where the passes before ended, and the new levels follow theirs; maps are the sum
     over all passes, and features those of the first, which saw the whole motion.
     """
-    steps, maps = following.displacements, following.maps
+    steps, finest = following.displacements, following.displacement.shape[2:]
+    finer = finest[0] / begun.displacement.shape[2]
     return NetworkOutput(
         begun.displacements + [compose(resize_field(begun.displacement, step.shape[2:]), step) for step in steps],
         begun.velocities + following.velocities,
         begun.forces + following.forces,
-        {name: begun.maps[name] + maps[name] for name in maps},
+        {name: finer * resize(begun.maps[name], finest) + seen for name, seen in following.maps.items()},
         begun.features,
     )
+
+
+def _coarser(image: Tensor, factor: int) -> Tensor:
+    return image if factor == 1 else F.avg_pool3d(image, factor)
+
+
+_MUCH_LARGER = 1.5
+"""Sides, in those of the volumes that a network learned on."""
 
 
 class RegistrationNetwork(nn.Module):
@@ -93,21 +104,36 @@ class RegistrationNetwork(nn.Module):
     passes : int
         How often the same weights register, each time what is left ("Recursive Cascaded Networks for Unsupervised
         Medical Image Registration", arXiv 1907.12353).
+    side : int, optional
+        Of the volumes that it learned on, voxels. What is much larger, every pass but the last sees at half the
+        resolution: there the motion is as large in voxels as those that it learned.
     """
 
     multiple: int
     feature_channels: tuple[int, ...]
     passes: int = 1
+    side: Optional[int] = None
     encoder: Encoder
 
     def forward(self, fixed: Tensor, moving: Tensor) -> NetworkOutput:
         """Register; K, J and I must be multiples of ``self.multiple``."""
-        seen, noise = self.encoder(fixed)[::-1], self.noise_of(fixed, moving)
-        output = self.align(seen, self.encoder(moving)[::-1], noise)
-        for _ in range(1, self.passes):
-            left = self.encoder(warp(moving, output.displacement))[::-1]
-            output = continued(output, self.align(seen, left, noise))
+        output: Optional[NetworkOutput] = None
+        seen: dict[int, tuple[list[Tensor], Tensor]] = {}
+        for scale in self._scales(fixed.shape[2:]):
+            if scale not in seen:
+                images = _coarser(fixed, scale), _coarser(moving, scale)
+                seen[scale] = self.encoder(images[0])[::-1], self.noise_of(*images)
+            left = moving if output is None else warp(moving, resize_field(output.displacement, moving.shape[2:]))
+            features, noise = seen[scale]
+            following = self.align(features, self.encoder(_coarser(left, scale))[::-1], noise)
+            output = following if output is None else continued(output, following)
+        assert output is not None
         return output
+
+    def _scales(self, shape: Sequence[int]) -> list[int]:
+        """How many times coarser than the images each pass sees them."""
+        large = self.side is not None and math.prod(shape) > (_MUCH_LARGER * self.side) ** 3
+        return [*[2 if large else 1] * (self.passes - 1), 1]
 
     def noise_of(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Variance of the noise of both images, ``(N, 1, 1, 1, 1)``; 0 where a network does not ask for it."""
