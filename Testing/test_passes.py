@@ -55,7 +55,7 @@ def test_what_is_much_larger_than_what_was_learned_is_first_seen_at_half_the_res
             found = once.align(seen[scale][0], once.encoder(F.avg_pool3d(left, scale))[::-1], seen[scale][1])
             expected = compose(resize_field(expected, found.displacement.shape[2:]), found.displacement)
             contributed = contributed + scale * resize(found.maps["attention"], fixed.shape[2:])
-    torch.testing.assert_close(output.displacement, expected)
+    torch.testing.assert_close(output.displacement, expected, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(output.maps["attention"], contributed, rtol=1e-5, atol=1e-4)
     assert [d.shape[2] for d in output.displacements if d.shape[2] > 4] == [8, 8, 8, 16]
     assert len({d.shape for d in whole.displacements}) == len(whole.displacements) // 3

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..fields import resize
+from ..fields import resize, squared_length
 from .neighbourhoods import neighbour_products, neighbour_sum
 
 
@@ -93,7 +93,7 @@ def of_length_one(vectors: Tensor) -> Tensor:
 
     torch's own takes eight times as long on a CPU.
     """
-    return vectors * (vectors.square().sum(dim=1, keepdim=True) + 1e-12).rsqrt()
+    return vectors * (squared_length(vectors) + 1e-12).rsqrt()
 
 
 def certainty(weights: Tensor) -> Tensor:
