@@ -133,10 +133,10 @@ def _derive_back(slope: Tensor, field: Tensor, axis: int) -> None:
     n = slope.shape[axis]
     if n == 1:
         return
-    for start, length, factor in ((0, 1, 1.0), (n - 1, 1, 1.0), (1, n - 2, 0.5)):
-        change = slope.narrow(axis, start, length)
-        field.narrow(axis, min(start + 1, n - length), length).add_(change, alpha=factor)
-        field.narrow(axis, max(start - 1, 0), length).sub_(change, alpha=factor)
+    for start, count, factor in ((0, 1, 1.0), (n - 1, 1, 1.0), (1, n - 2, 0.5)):
+        change = slope.narrow(axis, start, count)
+        field.narrow(axis, min(start + 1, n - count), count).add_(change, alpha=factor)
+        field.narrow(axis, max(start - 1, 0), count).sub_(change, alpha=factor)
 
 
 def length(field: Tensor) -> Tensor:
@@ -212,8 +212,8 @@ def _inverse_of_one(
             break
         left, residual = left[far], residual[:, far]
         # Where the slope jumps between voxels full steps can swing to and fro for ever.
-        length = 1.0 if n < 8 else 0.5
-        inverse[:, left] -= length * _newton_step(_at_points(slope, where[:, far]), residual)
+        share = 1.0 if n < 8 else 0.5
+        inverse[:, left] -= share * _newton_step(_at_points(slope, where[:, far]), residual)
     return inverse.reshape(1, 3, *shape)
 
 

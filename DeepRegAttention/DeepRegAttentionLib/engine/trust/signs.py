@@ -132,7 +132,7 @@ def _of_network(network: nn.Module, fixed: Tensor, warped: Tensor) -> Iterator[T
     with torch.inference_mode():
         forth, back = (network(*images).displacement.float().cpu() for images in ((one, other), (other, one)))
         lengths = [scale * length(u) for u in (forth, back, forth + warp(back, forth))]
-    yield from (length.clone() for length in lengths)
+    yield from (found.clone() for found in lengths)
 
 
 def _local_alignment(fixed: Tensor, warped: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
