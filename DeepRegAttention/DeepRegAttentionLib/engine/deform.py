@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,9 @@ from .method import STEPS, Doubt, Method
 from .models.files import load_model
 from .models.listing import ModelFile
 from .networks.blocks import NetworkOutput
+from .networks.structures import RecognisingStructures
 from .options import RegistrationOptions
-from .refine import Objective, Watch, refine
+from .refine import Objective, Structures, Watch, recognised, refine
 from .working_pair import WorkingPair
 
 
@@ -103,9 +104,7 @@ def loaded_network(model: ModelFile, device: torch.device) -> nn.Module:
 
 
 def _run_network(network: nn.Module, pair: WorkingPair, precision: torch.dtype, report: Report) -> NetworkOutput:
-    device = pair.fixed.device.type
-    mixed = nullcontext() if precision is torch.float32 else torch.autocast(device, precision)
-    with torch.inference_mode(), mixed, _followed(network, report):
+    with torch.inference_mode(), _mixed(precision, pair.fixed.device), _followed(network, report):
         output: NetworkOutput = network(pair.fixed, pair.moving)
     return output
 
@@ -145,7 +144,23 @@ def _refined(
     objective = _objective(pair, method, options, strength)
     if output is None:
         return _without_network(objective, method.steps, report, watch)
+    objective = replace(objective, structures=_structures(pair, method, options))
     return refine(objective, output.displacement, method.steps, report, watch)
+
+
+def _structures(pair: WorkingPair, method: Method, options: RegistrationOptions) -> Optional[Structures]:
+    """What the model recognises in both images, if the refinement is to align that."""
+    model = method.model
+    if model is None or not model.info.structures_share:
+        return None
+    network = loaded_network(model, pair.fixed.device)
+    assert isinstance(network, RecognisingStructures)
+    with _mixed(choose_precision(options.precision, pair.fixed.device), pair.fixed.device):
+        return recognised(network.structures, pair.fixed, pair.moving, model.info.structures_share, pair.mask)
+
+
+def _mixed(precision: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
+    return nullcontext() if precision is torch.float32 else torch.autocast(device.type, precision)
 
 
 def _without_network(objective: Objective, steps: int, report: Report, watch: Optional[Watch]) -> Tensor:

@@ -12,12 +12,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .clock import Report, share
-from .fields import compose, exponentiate, resize_field, smooth, warp
+from .fields import compose, exponentiate, resize, resize_field, smooth, warp
 from .regularization import diffusion, folding
-from .similarity import similarity_to
+from .similarity import similarity_to, soft_dice
 
 Watch = Callable[[Tensor], None]
 """Called with the displacement so far, ``(1, 3, k, j, i)`` in voxels of a grid that may still be a coarser one."""
+
+
+@dataclass(frozen=True)
+class Structures:
+    """What was recognised in both images.
+
+    Attributes
+    ----------
+    fixed, moving : Tensor
+        The share of each voxel that each structure fills, ``(1, S, k, j, i)`` in 0..1, on a grid that may be coarser
+        than that of the images; in the fixed one 0 where it is not to count.
+    share : float
+        Of the structures in what is to become alike, 0..1; the rest is that of the images.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    share: float = 1.0
+
+    def unlike(self, displacement: Tensor) -> Tensor:
+        """One minus the overlap under a displacement ``(1, 3, K, J, I)``."""
+        return soft_dice(self.fixed, warp(self.moving, resize_field(displacement, self.fixed.shape[2:])))
+
+    def coarser(self, factor: int) -> Structures:
+        """The same on a grid ``factor`` times as coarse."""
+        return replace(self, fixed=F.avg_pool3d(self.fixed, factor), moving=F.avg_pool3d(self.moving, factor))
 
 
 @dataclass(frozen=True)
@@ -40,6 +66,8 @@ class Objective:
         Fixed and moving points ``(P, 3)`` in voxels (k, j, i).
     landmark_weight : float
         Of the mean squared landmark distance, per squared voxel.
+    structures : Structures, optional
+        What was recognised in both images.
     """
 
     fixed: Tensor
@@ -50,14 +78,24 @@ class Objective:
     strength: Optional[Tensor] = None
     landmarks: Optional[tuple[Tensor, Tensor]] = None
     landmark_weight: float = 0.02
+    structures: Optional[Structures] = None
 
     def __call__(self, displacement: Tensor) -> Tensor:
         """The loss of a displacement ``(1, 3, K, J, I)``."""
-        loss = self._unlike(warp(self.moving, displacement))
+        loss = self._unlike_images_and_structures(displacement)
         loss = loss + self.weight * diffusion(displacement, self.strength) + 10 * folding(displacement)
         if self.landmarks is not None:
             loss = loss + self.landmark_weight * landmark_distance(displacement, *self.landmarks).square().mean()
         return loss
+
+    def _unlike_images_and_structures(self, displacement: Tensor) -> Tensor:
+        share = 0.0 if self.structures is None else self.structures.share
+        unlike = displacement.new_zeros(())
+        if share < 1:
+            unlike = unlike + (1 - share) * self._unlike(warp(self.moving, displacement))
+        if self.structures is not None and share > 0:
+            unlike = unlike + share * self.structures.unlike(displacement)
+        return unlike
 
     @cached_property
     def _unlike(self) -> Callable[[Tensor], Tensor]:
@@ -73,8 +111,34 @@ class Objective:
             moving=F.avg_pool3d(self.moving, factor),
             mask=_pool(self.mask, factor),
             strength=_pool(self.strength, factor),
+            structures=None if self.structures is None else self.structures.coarser(factor),
             landmarks=_coarser_points(self.landmarks, factor),
         )
+
+
+def recognised(
+    see: Callable[[Tensor], Tensor], fixed: Tensor, moving: Tensor, share: float, mask: Optional[Tensor] = None
+) -> Optional[Structures]:
+    """What is recognised in both images, of the structures that are there; None if none is.
+
+    Parameters
+    ----------
+    see : callable
+        As :class:`~.networks.structures.StructureNetwork`.
+    fixed, moving : Tensor
+        ``(1, 1, K, J, I)`` in 0..1.
+    share : float
+        See :class:`Structures`.
+    mask : Tensor, optional
+        ``(1, 1, K, J, I)``: where they count.
+    """
+    with torch.no_grad():
+        one, other = see(fixed)[:, 1:], see(moving)[:, 1:]
+    there = one.amax(dim=(0, 2, 3, 4)) > 0.5
+    if not there.any():
+        return None
+    one, other = one[:, there], other[:, there]
+    return Structures(one if mask is None else one * resize(mask, one.shape[2:]), other, share)
 
 
 def _coarser_points(pair: Optional[tuple[Tensor, Tensor]], factor: int) -> Optional[tuple[Tensor, Tensor]]:

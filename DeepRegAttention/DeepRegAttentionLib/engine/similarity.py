@@ -176,6 +176,16 @@ def _entropy(p: Tensor) -> Tensor:
     return -(p * torch.log(p + 1e-10)).sum()
 
 
+def soft_dice(fixed: Tensor, warped: Tensor) -> Tensor:
+    """One minus the overlap of the shares of each voxel that structures fill, ``(N, S, K, J, I)``, averaged over them.
+
+    With squares in the denominator (Milletari et al. 2016) equal shares are best, not shares of 0 or 1.
+    """
+    around = (0, 2, 3, 4)
+    overlap, size = (fixed * warped).sum(around), (fixed.square() + warped.square()).sum(around)
+    return 1 - (2 * overlap / size.clamp_min(1e-6)).mean()
+
+
 def mind_ssc(fixed: Tensor, warped: Tensor, mask: Optional[Tensor] = None, dilation: int = 2) -> Tensor:
     """Mean absolute difference of MIND-SSC descriptors, for images of different contrast."""
     return masked_mean((mind_descriptor(fixed, dilation) - mind_descriptor(warped, dilation)).abs(), mask)

@@ -320,10 +320,10 @@ class TrainingDraws(Dataset[Item]):
         self.pairs = list(pairs)
         self.options = options
         self.start_draws = start_draws
-        self.labels = options.weights.labels > 0
+        self.labels = options.uses_labels
         self.supervised, self.others = _supervised(self.pairs, options.data.labelled)
         if self.labels:
-            _require_labels(self.supervised, "weights.labels")
+            _require_labels(self.supervised, "learn" if options.learn == "structures" else "weights.labels")
         centroids = options.data.centroids
         if centroids:
             _require_labels(self.supervised, "data.centroids")
@@ -347,7 +347,7 @@ class TrainingDraws(Dataset[Item]):
             pair = (pair[0], pair[0])
         change = Change(self.options.augmentation, self.intensities, random, still)
         item = self.reader.read(pair, spacing, labels, landmarks, change)
-        count = self.options.labels_a_step
+        count = None if self.options.learn == "structures" else self.options.labels_a_step
         return item if count is None or not labels else some_labels(item, count, random)
 
 

@@ -25,6 +25,7 @@ _NO_METADATA = (
     "shape_multiple",
     "regularization",
     "refine",
+    "structures_share",
     "steps",
     "accuracy",
 )
@@ -114,6 +115,7 @@ def model_info(options: TrainingOptions, multiple: int, steps: int, measured: Ma
         shape_multiple=multiple,
         regularization=options.regularization,
         refine=options.refine,
+        structures_share=options.structures_share,
         steps=steps,
         accuracy=accuracy,
         **options.metadata,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning
@@ -14,9 +14,12 @@ from ..engine.errors import OptionError
 from ..engine.fields import full_precision
 from ..engine.networks import build_network
 from ..engine.networks.blocks import NetworkOutput
-from .objective import objective
+from ..engine.networks.structures import RecognisingStructures
+from .objective import objective, structure_loss, structure_overlap
 from .options import TrainingOptions, options_to_dict
 from .validation import mean_measures, measure
+
+_ROLES = ("fixed", "moving")
 
 
 class RegistrationTraining(lightning.LightningModule):
@@ -28,6 +31,10 @@ class RegistrationTraining(lightning.LightningModule):
         super().__init__()
         self.options = options
         self.network = build_network(options.network, options.configuration)
+        if isinstance(self.network, RecognisingStructures):
+            learning = options.learn == "structures"
+            self.network.structures.requires_grad_(learning)
+            self.network.network.requires_grad_(not learning)
         # Behind the weights that the run started from; a buffer, so that the checkpoint keeps it.
         self.register_buffer("earlier_steps", torch.tensor(0))
         self._found: list[dict[str, float]] = []
@@ -38,25 +45,52 @@ class RegistrationTraining(lightning.LightningModule):
         return self.network.multiple
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        """One pair: the weighted sum of the objective's terms."""
-        output = self._register(batch)
-        options = self.options
-        terms = objective(output, batch, options.weights, options.similarity, options.hyperprior)
+        """One pair: the weighted sum of the objective's terms, or how its structures are recognised."""
+        terms = self._recognise(batch) if self.options.learn == "structures" else self._objective(batch)
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=1)
         return terms["total"]
 
+    def _objective(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        options = self.options
+        return objective(self._register(batch), batch, options.weights, options.similarity, options.hyperprior)
+
+    def _recognise(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of the structures in both images."""
+        labels = self._recognising.labels
+        losses = [structure_loss(self._seen(batch, role), batch[f"{role}_labels"], labels) for role in _ROLES]
+        return {"total": torch.stack(losses).mean()}
+
+    @property
+    def _recognising(self) -> RecognisingStructures:
+        assert isinstance(self.network, RecognisingStructures)
+        return self.network
+
+    def _seen(self, batch: dict[str, Tensor], role: str) -> Tensor:
+        """The structures recognised in an image of the pair."""
+        image = batch[role]
+        with self._precision(image):
+            shares: Tensor = self._recognising.structures(image)
+        return shares
+
     def _register(self, batch: dict[str, Tensor]) -> NetworkOutput:
         fixed, moving = batch["fixed"], batch["moving"]
-        # torch's bfloat16 gradients are wrong on volumes smaller than a kernel (CPU), as the coarsest level may be.
-        small = min(fixed.shape[2:]) < 3 * self.multiple and fixed.device.type == "cpu"
-        with full_precision(fixed.device) if small else nullcontext():
+        with self._precision(fixed):
             output: NetworkOutput = self.network(fixed, moving)
         return output
+
+    def _precision(self, image: Tensor) -> AbstractContextManager[Any]:
+        # torch's bfloat16 gradients are wrong on volumes smaller than a kernel (CPU), as the coarsest level may be.
+        small = min(image.shape[2:]) < 3 * self.multiple and image.device.type == "cpu"
+        return full_precision(image.device) if small else nullcontext()
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """Every measure of the pair; returns the displacement."""
         displacement = self._register(batch).displacement
-        self._found.append(measure(displacement, batch, self.options.structures))
+        measures = measure(displacement, batch, self.options.structures)
+        if self.options.learn == "structures":
+            overlap = structure_overlap(self._seen(batch, "fixed"), batch["fixed_labels"], self._recognising.labels)
+            measures["recognised"] = measures["score"] = float(overlap)
+        self._found.append(measures)
         return displacement
 
     def on_validation_epoch_end(self) -> None:
@@ -83,7 +117,8 @@ class RegistrationTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, its rate raised over the first steps and then lowered along a cosine."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.options.learning_rate, weight_decay=1e-4)
+        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learned, lr=self.options.learning_rate, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             self.options.learning_rate,

@@ -13,7 +13,7 @@ from ..engine.networks.blocks import NetworkOutput
 from ..engine.networks.drivenmorph import cosine_between
 from ..engine.refine import landmark_distance
 from ..engine.regularization import HYPERPRIORS, diffusion, folding, strength_smoothness
-from ..engine.similarity import SIMILARITY_LOSSES
+from ..engine.similarity import SIMILARITY_LOSSES, soft_dice
 from .options import LossWeights
 
 Batch = Mapping[str, Tensor]
@@ -117,6 +117,37 @@ def label_loss(displacements: Sequence[Tensor], batch: Batch) -> Tensor:
     return torch.stack(losses).sum()
 
 
+def structure_loss(recognised: Tensor, labels: Tensor, structures: Sequence[int]) -> Tensor:
+    """How far recognised structures are from a label map: the mean of cross-entropy and soft Dice loss.
+
+    Parameters
+    ----------
+    recognised : Tensor
+        Shares of each voxel, as :class:`~DeepRegAttentionLib.engine.networks.structures.StructureNetwork` gives them.
+    labels : Tensor
+        Integers ``(N, 1, K, J, I)``.
+    structures : sequence of int
+        Their labels, in the order of the channels.
+    """
+    filled = _shares(recognised, labels, structures)
+    true = torch.cat([1 - filled.sum(dim=1, keepdim=True), filled], dim=1)
+    entropy = -(true * (recognised + 1e-6).log()).sum(dim=1).mean()
+    return (entropy + 1 - structure_overlap(recognised, labels, structures)) / 2
+
+
+def structure_overlap(recognised: Tensor, labels: Tensor, structures: Sequence[int]) -> Tensor:
+    """The soft Dice of recognised structures with a label map, averaged over those that it has; 1 if it has none."""
+    filled = _shares(recognised, labels, structures)
+    there = filled.sum(dim=(0, 2, 3, 4)) > 0
+    return 1 - soft_dice(filled[:, there], recognised[:, 1:][:, there]) if there.any() else filled.new_ones(())
+
+
+def _shares(recognised: Tensor, labels: Tensor, structures: Sequence[int]) -> Tensor:
+    """Of each voxel of what was recognised, the share that each structure of a label map fills."""
+    filled = torch.cat([labels == label for label in structures], dim=1).float()
+    return F.avg_pool3d(filled, labels.shape[2] // recognised.shape[2])
+
+
 def soft_dice_loss(displacement: Tensor, batch: Batch) -> Tensor:
     """One minus the Dice of warped and fixed labels, averaged over the labels of the fixed map without 0.
 
@@ -131,7 +162,4 @@ def soft_dice_loss(displacement: Tensor, batch: Batch) -> Tensor:
         F.avg_pool3d(torch.cat([batch[name] == label for label in labels], dim=1).float(), factor)
         for name in ("fixed_labels", "moving_labels")
     )
-    warped = warp(moving, displacement)
-    # With squares in the denominator (Milletari et al. 2016) equal shares are best, not shares of 0 or 1.
-    overlap, size = ((fixed * warped).sum(dim=(0, 2, 3, 4)), (fixed**2 + warped**2).sum(dim=(0, 2, 3, 4)))
-    return 1 - (2 * overlap / size).mean()
+    return soft_dice(fixed, warp(moving, displacement))

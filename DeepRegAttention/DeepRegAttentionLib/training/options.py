@@ -13,7 +13,7 @@ import yaml
 from ..dataset import PAIRINGS
 from ..engine.errors import OptionError, UnreadableFileError, suggestion
 from ..engine.intensity import IntensityRecipe
-from ..engine.networks import NETWORKS, SPATIALLY_VARYING
+from ..engine.networks import NETWORKS, SPATIALLY_VARYING, STRUCTURES
 from ..engine.options import PRECISIONS
 from ..engine.regularization import HYPERPRIORS
 from ..engine.similarity import SIMILARITY_LOSSES
@@ -185,6 +185,11 @@ class TrainingOptions:
         Weight of the smoothness in the refinement that the model file recommends.
     refine : int
         Steps of refinement that it recommends; 0 suits what was trained with labels, which refinement knows nothing of.
+    learn : {"registration", "structures"}
+        Which network is trained: the one that registers, or, with ``configuration.structures``, the one beside it that
+        recognises structures; the other one stays as it is.
+    structures_share : float
+        Of the recognised structures in what the refinement makes alike, 0..1.
     precision : {"auto", "float32", "bfloat16"}
         Arithmetic of the convolutions; ``"auto"`` takes bfloat16 where it is fast.
     workers : int
@@ -218,8 +223,10 @@ class TrainingOptions:
     similarity: str = "lncc"
     hyperprior: str = "beta"
     weights: LossWeights = field(default_factory=LossWeights)
+    learn: str = "registration"
     regularization: float = 1.0
     refine: int = 30
+    structures_share: float = 0.0
     precision: str = "auto"
     workers: int = 0
     seed: int = 1
@@ -230,6 +237,8 @@ class TrainingOptions:
         _require_choice("similarity", self.similarity, SIMILARITY_LOSSES)
         _require_choice("hyperprior", self.hyperprior, HYPERPRIORS)
         _require_choice("precision", self.precision, PRECISIONS)
+        _require_choice("learn", self.learn, ("registration", "structures"))
+        self._require_structures()
         for name in ("steps", "accumulate", "validate_every", "patience", "labels_a_step"):
             _require_count(name, getattr(self, name), 1)
         for name in ("start_steps", "refine", "workers", "seed"):
@@ -246,7 +255,7 @@ class TrainingOptions:
                 "“spatially_varying” needs “weights.hyperprior” above 0: no strength at all would be best."
             )
         flip = self.augmentation.flip
-        if flip is not None and flip.swap_labels is None and self.weights.labels:
+        if flip is not None and flip.swap_labels is None and self.uses_labels:
             raise OptionError(
                 "“augmentation.flip” needs “swap_labels” where labels are trained with; [] if none has sides."
             )
@@ -257,6 +266,18 @@ class TrainingOptions:
         both = set(self.validation) & set(self.test)
         if both:
             raise OptionError(f"“{min(both)}” is both in “validation” and in “test”; one chooses, the other reports.")
+
+    def _require_structures(self) -> None:
+        recognises = STRUCTURES in self.configuration
+        if self.learn == STRUCTURES and not recognises:
+            raise OptionError(f"“learn: {STRUCTURES}” needs “configuration.{STRUCTURES}”, the labels to recognise.")
+        share, wanted = self.structures_share, f"from 0 to 1, and 0 without “configuration.{STRUCTURES}”"
+        _require(0 <= share <= 1 and (recognises or not share), "structures_share", wanted, share)
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether label maps are learned from."""
+        return self.weights.labels > 0 or self.learn == STRUCTURES
 
     @property
     def epochs(self) -> int:

@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..engine.errors import CancelledError, OptionError
 from ..engine.hardware import choose_device, choose_precision, prepare_process
 from ..engine.models.files import find_model, load_model
+from ..engine.networks import STRUCTURES
+from ..engine.networks.blocks import RegistrationNetwork
+from ..engine.networks.structures import RecognisingStructures
 from .data import EpochSampler, Item, split_pairs, training_items, validation_items
 from .export import BestModel, model_info
 from .module import RegistrationTraining
@@ -187,17 +190,27 @@ def with_settled_precision(options: TrainingOptions, checkpoint: Optional[Path])
 
 
 def load_start(module: RegistrationTraining, model: str) -> None:
-    """Take the weights of a model file; OptionError if it is another network than the configuration's."""
+    """Take the weights of a model file; OptionError if it is another network than the configuration's.
+
+    A network that is to recognise structures may start from one that does not: then it begins to with the features
+    that see both images.
+    """
     found = find_model(model)
     weights = load_model(found).state_dict()
-    shapes = {name: tensor.shape for name, tensor in module.network.state_dict().items()}
+    network: RegistrationNetwork = module.network
+    recognising: Optional[RecognisingStructures] = None
+    if isinstance(network, RecognisingStructures) and STRUCTURES not in found.info.configuration:
+        recognising, network = network, network.network
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     if {name: tensor.shape for name, tensor in weights.items()} != shapes:
         info = found.info
         raise OptionError(
             f"The model {info.name} is another network: the configuration must say network: {info.network}, "
             f"configuration: {info.configuration}."
         )
-    module.network.load_state_dict(weights)
+    network.load_state_dict(weights)
+    if recognising is not None:
+        recognising.begin()
     module.earlier_steps.fill_(found.info.steps)
 
 

@@ -32,7 +32,8 @@ from torch import Tensor
 
 from ..engine.errors import OptionError, OutputError, RegistrationError
 from ..engine.hardware import available_threads, choose_device, prepare_process
-from ..engine.refine import Objective, refine
+from ..engine.networks.structures import RecognisingStructures
+from ..engine.refine import Objective, recognised, refine
 from .data import split_pairs
 from .module import RegistrationTraining
 from .options import SearchRange, TrainingOptions, options_to_dict
@@ -255,6 +256,9 @@ def _register(
     if not refine_steps:
         return displacement
     objective = Objective(fixed, moving, options.similarity, options.regularization, strength=output.regularization)
+    if options.structures_share and isinstance(module.network, RecognisingStructures):
+        seen = recognised(module.network.structures, fixed, moving, options.structures_share)
+        objective = replace(objective, structures=seen)
     return refine(objective, displacement, refine_steps)
 
 

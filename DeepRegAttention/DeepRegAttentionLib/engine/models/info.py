@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from ..errors import ModelError
 from ..intensity import IntensityRecipe
-from ..networks import NETWORKS
+from ..networks import NETWORKS, STRUCTURES
 from ..options import MODEL_SUFFIX
 
 _RESERVED_NAMES = ("auto", "none")
@@ -39,6 +39,8 @@ class ModelInfo:
         Default weight of the smoothness in the refinement.
     refine : int
         Steps of refinement that made its pairs better; 0: none did.
+    structures_share : float
+        Of the recognised structures in what the refinement makes alike, 0..1; the rest is that of the images.
     modality, anatomy : str
         Such as ``"MR T1"`` and ``"brain"``. A modality that starts with CT promises Hounsfield units.
     extent_mm : (float, float, float), optional
@@ -76,6 +78,7 @@ class ModelInfo:
     extent_mm: Optional[tuple[float, float, float]]
     inter_subject: bool
     background: Optional[bool] = None
+    structures_share: float = 0.0
     description: str = ""
     training_data: str = ""
     licence: str = ""
@@ -98,6 +101,10 @@ class ModelInfo:
         usable = self.spacing is None or _is_number(self.spacing, 0.05, 50)
         require(usable, "spacing", "from 0.05 to 50 mm", self.spacing)
         require(_is_number(self.regularization, 0, 1e4), "regularization", "from 0 to 10000", self.regularization)
+        recognises = self.structures_share == 0 or STRUCTURES in self.configuration
+        usable = _is_number(self.structures_share, 0, 1) and recognises
+        wanted = f"from 0 to 1, and 0 without “{STRUCTURES}” in the configuration"
+        require(usable, "structures_share", wanted, self.structures_share)
         require(_is_count(self.refine, 0, 10_000), "refine", "a whole number from 0 to 10000", self.refine)
         require(_is_count(self.shape_multiple, 1, 1024), "shape_multiple", "from 1 to 1024", self.shape_multiple)
         require(_is_count(self.steps, 0, 10**12), "steps", "a whole number", self.steps)

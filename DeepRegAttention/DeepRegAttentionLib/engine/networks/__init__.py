@@ -18,7 +18,7 @@ _CLASSES: dict[str, tuple[str, str]] = {
     "adregnet": ("adregnet", "ADRegNet"),
 }
 NETWORKS: tuple[str, ...] = tuple(_CLASSES)
-SPATIALLY_VARYING, PASSES, SIDE = "spatially_varying", "passes", "side"
+SPATIALLY_VARYING, PASSES, SIDE, STRUCTURES = "spatially_varying", "passes", "side", "structures"
 """The settings that every network has beside the arguments of its constructor."""
 MAX_PASSES = 8
 
@@ -35,7 +35,9 @@ def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNe
         network also predicts how strongly each place is regularized
         (:class:`~DeepRegAttentionLib.engine.networks.adaptive.SpatiallyVarying`), and with ``passes: 2`` the same
         weights register twice, the second time what the first has left; with ``side: 48`` all passes but the last see
-        at half the resolution what is much larger than the volumes of 48 voxels a side that the network learned on.
+        at half the resolution what is much larger than the volumes of 48 voxels a side that the network learned on;
+        with ``structures: [1, 2]`` it also recognises the structures of these labels in each image
+        (:class:`~DeepRegAttentionLib.engine.networks.structures.RecognisingStructures`).
 
     Raises
     ------
@@ -56,13 +58,17 @@ def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNe
     side = arguments.pop(SIDE, None)
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < 1 or varying):
         raise ModelError(f"“{SIDE}” of the network {name} is a number of voxels, and is not for “{SPATIALLY_VARYING}”.")
+    structures = arguments.pop(STRUCTURES, None)
+    if structures is not None and not _are_labels(structures):
+        raise ModelError(f"“{STRUCTURES}” of the network {name} must be a list of labels above 0, not “{structures}”.")
     _require_arguments(name, constructor, arguments)
     try:
         network = constructor(**arguments)
         network.passes, network.side = passes, side
         if side is not None:
             network.multiple *= 2  # so that what is halved is still a multiple
-        return _with_local_strength(network) if varying else network
+        network = _with_local_strength(network) if varying else network
+        return network if structures is None else _recognising(network, structures)
     except (TypeError, ValueError, RuntimeError, IndexError, ArithmeticError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"The network {name} cannot be built with {dict(configuration)}: {reason}.") from error
@@ -74,8 +80,20 @@ def _with_local_strength(network: RegistrationNetwork) -> RegistrationNetwork:
     return SpatiallyVarying(network)
 
 
+def _recognising(network: RegistrationNetwork, structures: list[int]) -> RegistrationNetwork:
+    from .structures import RecognisingStructures
+
+    return RecognisingStructures(network, structures)
+
+
+def _are_labels(value: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(type(label) is int and label > 0 for label in value) and len(set(value)) == len(value)
+
+
 def _require_arguments(name: str, constructor: Callable[..., Any], configuration: Mapping[str, Any]) -> None:
-    known = [*inspect.signature(constructor).parameters, SPATIALLY_VARYING, PASSES, SIDE]
+    known = [*inspect.signature(constructor).parameters, SPATIALLY_VARYING, PASSES, SIDE, STRUCTURES]
     unknown = [key for key in configuration if key not in known]
     if unknown:
         raise ModelError(f"The network {name} has no setting “{unknown[0]}”; its settings are {', '.join(known)}.")
