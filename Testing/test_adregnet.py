@@ -40,6 +40,21 @@ def test_its_attention_is_what_each_place_wants_before_that_is_smoothed_and_fuse
     torch.testing.assert_close(output.maps["attention"], wanted)
 
 
+def test_where_next_to_nothing_differs_next_to_nothing_pulls():
+    """The left half is the same but for little noise, the right half is another image."""
+    fixed = texture(16, 16, 32, seed=1)
+    moving = fixed + 0.002 * torch.randn(fixed.shape, generator=torch.Generator().manual_seed(0))
+    moving[..., 16:] = texture(16, 16, 32, seed=2)[..., 16:]
+    pulls = {}
+    for negligible in (0.0, 0.05):
+        network = small_network("adregnet", negligible=negligible)
+        with torch.no_grad():
+            pulls[negligible] = network(fixed, moving).maps["attention"]
+    left, right = (float((pulls[0.05] / pulls[0.0])[..., half].mean()) for half in (slice(3), slice(-3, None)))
+    assert left < 0.4 * right
+    assert 0.5 < right < 1
+
+
 def learned(**configuration: object) -> ADRegNet:
     """With every parameter at random: what starts at zero is not."""
     network = small_network("adregnet", **configuration)
@@ -48,7 +63,7 @@ def learned(**configuration: object) -> ADRegNet:
     return network
 
 
-@pytest.mark.parametrize("configuration", [{}, {"passes": 2}, {"spatially_varying": True}])
+@pytest.mark.parametrize("configuration", [{}, {"passes": 2}, {"spatially_varying": True}, {"negligible": 0.1}])
 def test_equal_images_stay_where_they_are_whatever_was_learned(configuration):
     image, other = texture(16, 16, 24), texture(16, 16, 24, seed=1)
     network = learned(**configuration)

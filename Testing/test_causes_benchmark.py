@@ -118,6 +118,7 @@ def rows_of(experiment: str, model: str, value: float) -> list[tables.Measured]:
         "equal": [("as it is", "mean mm")],
         "inside": [("attention", "inside over outside")],
         "knockout": [("whole", "Dice"), ("whole", "lost"), ("without it", "lost")],
+        "structures": [("network alone", "Dice"), ("without", "Dice")],
         "deletion": [(what, share) for what in ("attention", tables.MOTION) for share in ("2%", "5%", "10%", "20%")],
         "force": [(f"pass {n}, 1/8", f"force, {goal}") for n in (1, 2) for goal in ("refined", "network")],
     }  # fmt: skip
@@ -133,6 +134,10 @@ def test_the_tables_hold_the_means_of_what_belongs_there() -> None:
     )
     assert tables.table("force", rows) == (
         "| model | images | force | pairs | 1/8 |\n|---|---|---|---|---|\n| `cardiac-mr` | heart | force | 2 | 0.50 |\n"
+    )
+    assert tables.table("structures", rows) == (
+        "| model | images | pairs | network alone | without |\n|---|---|---|---|---|\n"
+        "| `cardiac-mr` | heart | 2 | 0.500 | 0.500 |\n"
     )
     assert tables.table("inside", rows_of("equal", "cardiac-mr", 0.4)) == ""
 
@@ -154,7 +159,7 @@ def test_one_command_remakes_the_section_between_its_marks_alone(tmp_path: Path)
     tables.write([row for name in ("equal", "deletion") for row in rows_of(name, "cardiac-mr", 1.0)], tmp_path / "out")
     tables.publish(tmp_path / "out", document)
     text = document.read_text(encoding="utf-8")
-    assert text.count("words\n") == 5
+    assert text.count("words\n") == len(causes.EXPERIMENTS)
     assert "old" not in text
     assert "| `cardiac-mr` | heart | 2 | 1.100 |" in text
     assert "| `cardiac-mr` | heart | attention | 2 | 1.10 |" in text

@@ -109,6 +109,40 @@ def test_working_grid_of_an_image_that_fits_is_the_image() -> None:
     np.testing.assert_allclose(grid.origin, own.origin, atol=1e-9)
 
 
+@few
+@given(
+    SIZES,
+    ANGLES,
+    st.sampled_from([1, 4, 8]),
+    st.sampled_from([(1.5, 1.5, 1.5), (1.5, 0.9, 1.5), (2.0, 1.5, 1.5000001)]),
+)
+def test_on_voxels_the_working_grid_holds_every_voxel_of_axes_of_its_spacing(
+    size: tuple[int, int, int], degrees: tuple[float, float, float], multiple: int, spacing: tuple[float, float, float]
+) -> None:
+    own = oblique_grid(size, spacing, degrees)
+    centred, grid = (geometry.working_grid(empty_image(own), 1.5, multiple, where) for where in (False, True))
+    assert grid.size == centred.size
+    corners = np.array([np.zeros(3), np.array(size) - 1.0])
+    index = np.linalg.solve(np.array(grid.direction).reshape(3, 3) * 1.5, (own.points(corners) - grid.origin).T).T
+    for axis in range(3):
+        if abs(spacing[axis] - 1.5) < 1e-3:
+            np.testing.assert_allclose(index[:, axis], index[:, axis].round(), atol=1e-3)
+            assert -0.01 < index[0, axis] < index[1, axis] + 0.5 < grid.size[axis]
+    away = np.linalg.solve(np.array(grid.direction).reshape(3, 3) * 1.5, grid.centre - own.centre)
+    np.testing.assert_allclose(np.abs(away) * (np.abs(np.array(spacing) - 1.5) > 1e-3), 0, atol=1e-6)
+    assert np.abs(away).max() < 0.5 + 1e-6
+
+
+def test_on_voxels_nothing_is_interpolated() -> None:
+    own = oblique_grid((21, 18, 15), (1.5, 1.5, 1.5))
+    values = np.random.default_rng(0).random((15, 18, 21), dtype=np.float32)
+    image = world_image(own, values)
+    seen = geometry.resample(image, geometry.working_grid(image, 1.5, 8, on_voxels=True))
+    array = sitk.GetArrayFromImage(seen)
+    assert array.shape == (16, 24, 24)
+    np.testing.assert_allclose(np.sort(array[array > 0]), np.sort(values[values > 0].ravel()), atol=1e-4)
+
+
 def test_rounding_noise_in_the_spacing_adds_no_padding() -> None:
     own = oblique_grid(size=(32, 48, 16), spacing=(1.5000001, 1.5000001, 1.5000001))
     assert geometry.working_grid(empty_image(own), 1.5, 16).size == own.size

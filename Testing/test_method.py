@@ -98,7 +98,7 @@ def wrong_model(pair: tuple[sitk.Image, sitk.Image], tmp_path: Any) -> ModelFile
     shipped = find_model("brain-t1").info
     extent = foreground_extent(pair[0])
     changes: dict[str, Any] = {"name": "untrained", "extent_mm": extent, "background": None, "spacing": 2.5}
-    info = dataclasses.replace(shipped, configuration={"channels": [4, 8]}, **changes)
+    info = dataclasses.replace(shipped, configuration={"channels": [4, 8]}, structures_share=0.0, **changes)
     torch.manual_seed(0)
     save_model(build_network(info.network, info.configuration), info, tmp_path / "untrained.safetensors")
     return find_model(str(tmp_path / "untrained.safetensors"))

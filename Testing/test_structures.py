@@ -20,7 +20,7 @@ from DeepRegAttentionLib.training.run import load_start, train
 from helpers.training import tiny, write_blobs
 from torch import Tensor
 
-SETTINGS = {"channels": [4, 8], "structures": [1, 2]}
+SETTINGS = {"channels": [4, 8], "structures": {"labels": [1, 2]}}
 SHAPE = (16, 16, 24)
 
 
@@ -44,17 +44,32 @@ def test_any_network_may_also_recognise_structures(name: str, more: dict[str, An
     assert isinstance(network, RecognisingStructures)
     fixed, moving = torch.rand(2, 1, 1, *SHAPE)
     shares = network.structures(fixed)
-    assert shares.shape == (1, 3, 8, 8, 12)
-    torch.testing.assert_close(shares.sum(dim=1), torch.ones(1, 8, 8, 12))
+    assert shares.shape == (1, 3, *SHAPE)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(1, *SHAPE))
     torch.testing.assert_close(
         network(fixed, moving).displacement, network.network(fixed, moving).displacement, msg="registration is its own"
     )
 
 
+def test_structures_may_end_at_half_the_resolution() -> None:
+    network = build_network("adregnet", {"channels": [4, 8, 8], "structures": {"labels": [3], "level": 1}})
+    assert network.structures(torch.rand(2, 1, *SHAPE)).shape == (2, 2, 8, 8, 12)
+    with pytest.raises(ModelError, match="level from 0 to 1"):
+        build_network("adregnet", {"channels": [4, 8, 8], "structures": {"labels": [3], "level": 2}})
+
+
 @pytest.mark.parametrize("labels", [[], 2, [0, 1], [1, 1], ["1"], [True], {"a": 1}], ids=str)
 def test_labels_that_are_none_are_refused(labels: Any) -> None:
-    with pytest.raises(ModelError, match="must be a list of labels above 0"):
-        build_network("adregnet", {"structures": labels})
+    with pytest.raises(ModelError, match="must hold labels, a list of different ones above 0"):
+        build_network("adregnet", {"structures": {"labels": labels}})
+
+
+@pytest.mark.parametrize(
+    "structures", [[1, 2], {"level": 1}, {"labels": [1], "levels": 1}, {"labels": [1], "level": True}]
+)
+def test_structures_without_labels_are_refused(structures: Any) -> None:
+    with pytest.raises(ModelError, match="“structures” of the network adregnet must hold labels"):
+        build_network("adregnet", {"structures": structures})
 
 
 def labels() -> Tensor:

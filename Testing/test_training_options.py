@@ -190,7 +190,8 @@ def test_the_shipped_configurations_are_valid(path: Path) -> None:
 def test_a_shipped_model_recommends_what_its_configuration_says(model: ModelFile) -> None:
     (path,) = [path for path in SHIPPED if path.stem == model.info.name]
     options = read_training_options(path)
-    assert (model.info.regularization, model.info.refine) == (options.regularization, options.refine)
+    for name in ("configuration", "regularization", "refine", "structures_share"):
+        assert getattr(model.info, name) == getattr(options, name), name
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -6,11 +6,12 @@
 
 ``equal`` gives an image twice, as it is and with noise of 2 % in one: how far it moves. ``inside`` says how many times
 higher than outside each map is inside of what the fixed image shows. ``knockout`` takes a part of the network out and
-says what that costs. ``deletion`` takes the difference of the images away where a map is highest, by showing the moving
-image there in both, and at as many random places inside: how much more the motion changes there. A map that is a cause
-changes it more than chance, and at best as much as the motion itself, taken as a map, would. ``force`` asks whether
-each level's driving force points to where the image still had to go, and whether the force of classic Demons, made of
-the intensities in the very same state, would have done as well.
+says what that costs; ``structures`` refines without what a model recognises, and with one structure taken for another.
+``deletion`` takes the difference of the images away where a map is highest, by showing the moving image there in both,
+and at as many random places inside: how much more the motion changes there. A map that is a cause changes it more than
+chance, and at best as much as the motion itself, taken as a map, would. ``force`` asks whether each level's driving
+force points to where the image still had to go, and whether the force of classic Demons, made of the intensities in the
+very same state, would have done as well.
 
 What the output folder holds of other experiments, tasks and models stays in its tables, so that they can be made in
 several goes; ``--record`` writes them into the documentation. A network that was trained otherwise is scored under the
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -42,8 +44,9 @@ from DeepRegAttentionLib.engine.method import choose_method
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
 from DeepRegAttentionLib.engine.models.files import find_model, load_model
 from DeepRegAttentionLib.engine.networks.blocks import NetworkOutput
+from DeepRegAttentionLib.engine.networks.structures import RecognisingStructures
 from DeepRegAttentionLib.engine.options import MODEL_SUFFIX, RegistrationOptions
-from DeepRegAttentionLib.engine.refine import Objective, refine
+from DeepRegAttentionLib.engine.refine import Objective, recognised, refine
 from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.working_pair import working_pair
 from rich.console import Console
@@ -257,9 +260,7 @@ def knockout(
 
     def overlap() -> float:
         displacement = answer(network, pair.fixed, pair.moving).displacement
-        transform = displacement_transform(voxels_to_mm(displacement, pair.grid), pair.grid)
-        found = dice(labels, warp_image(others, fixed, transform, nearest=True))
-        return mean_over_labels({label: value for label, value in found.items() if label not in ignored})
+        return _overlap(displacement, pair.grid, labels, others, ignored)
 
     whole = overlap()
     rows = {"whole": {"Dice": whole, "lost": 0.0}}
@@ -269,6 +270,38 @@ def knockout(
                 without = overlap()
             rows[name] = {"Dice": without, "lost": whole - without}
     return rows
+
+
+def _overlap(displacement: Tensor, grid: Grid, labels: sitk.Image, others: sitk.Image, ignored: set[int]) -> float:
+    transform = displacement_transform(voxels_to_mm(displacement, grid), grid)
+    found = dice(labels, warp_image(others, labels, transform, nearest=True))
+    return mean_over_labels({label: value for label, value in found.items() if label not in ignored})
+
+
+# The recognised structures taken out, and exchanged
+
+
+def structures(
+    model: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image, others: sitk.Image, ignored: set[int]
+) -> dict[str, Row]:
+    """Dice of the refinement with what is recognised, without it, and with each structure taken for another.
+
+    Nothing of a model that recognises none.
+    """
+    network, pair, info = network_of(model), seen(model, fixed, moving), find_model(model).info
+    if not isinstance(network, RecognisingStructures):
+        return {}
+    output = answer(network, pair.fixed, pair.moving)
+    strength = None if output.regularization is None else output.regularization.clone()
+    plain = Objective(pair.fixed, pair.moving, weight=info.regularization, strength=strength)
+    found = recognised(network.structures, pair.fixed, pair.moving, info.structures_share)
+    goals = {"with the structures": found, "without": None}
+    if found is not None:
+        goals["structures exchanged"] = replace(found, moving=found.moving.roll(1, dims=1))
+    displacements = {"network alone": output.displacement}
+    for name, goal in goals.items():
+        displacements[name] = refine(replace(plain, structures=goal), output.displacement, info.refine)
+    return {name: {"Dice": _overlap(u, pair.grid, labels, others, ignored)} for name, u in displacements.items()}
 
 
 # The force beside that of the intensities
@@ -311,7 +344,14 @@ def _cosine(one: Tensor, other: Tensor) -> float:
     return float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-6))
 
 
-EXPERIMENTS = {"equal": equal, "knockout": knockout, "inside": inside, "deletion": deletion, "force": force}
+EXPERIMENTS = {
+    "equal": equal,
+    "knockout": knockout,
+    "structures": structures,
+    "inside": inside,
+    "deletion": deletion,
+    "force": force,
+}
 
 
 if __name__ == "__main__":

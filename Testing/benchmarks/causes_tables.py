@@ -57,6 +57,7 @@ def _of_forces(row: Measured) -> Optional[tuple[tuple[str, ...], str]]:
 VIEWS = {
     "equal": View(lambda row: ((), f"{row.what}: {row.measure}"), 3),
     "knockout": View(_of_parts, 3),
+    "structures": View(lambda row: ((), row.what), 3),
     "inside": View(lambda row: ((), row.what), 1),
     "deletion": View(lambda row: ((row.what,), row.measure), 2, ("map",)),
     "force": View(_of_forces, 2, ("force",)),

@@ -144,7 +144,7 @@ def _in_steps(grid: Grid, steps: Sequence[int], origin: Vector) -> Grid:
     return Grid((i, j, k), (x, y, z), origin, grid.direction)
 
 
-def working_grid(fixed: sitk.Image, spacing: float, multiple: int) -> Grid:
+def working_grid(fixed: sitk.Image, spacing: float, multiple: int, on_voxels: bool = False) -> Grid:
     """The grid on which the network works: the fixed image's axes, isotropic, padded, same centre.
 
     Parameters
@@ -155,12 +155,19 @@ def working_grid(fixed: sitk.Image, spacing: float, multiple: int) -> Grid:
         mm.
     multiple : int
         Each side is a multiple of so many voxels.
+    on_voxels : bool
+        Whether, along an axis on which the image has this very spacing, the grid lies on its voxels, if need be half a
+        voxel off the centre: between them labels are anybody's guess, and what is interpolated is blurred.
     """
     grid = Grid.of(fixed)
     extents = np.array(grid.size) * grid.spacing
     size = [max(1, math.ceil(round(e / spacing, 3) / multiple)) * multiple for e in extents]
     steps = np.array(grid.direction).reshape(3, 3) * spacing
-    origin = grid.centre - steps @ ((np.array(size) - 1) / 2)
+    first = (np.array(size) - 1) / 2
+    if on_voxels:
+        same = np.isclose(grid.spacing, spacing, rtol=1e-3)
+        first = first - 0.5 * (same & ((np.array(size) - grid.size) % 2 == 1))
+    origin = grid.centre - steps @ first
     return Grid((size[0], size[1], size[2]), (spacing,) * 3, tuple(origin.tolist()), grid.direction)
 
 

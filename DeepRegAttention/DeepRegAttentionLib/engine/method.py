@@ -115,7 +115,9 @@ def _method(choice: ModelChoice, fixed: sitk.Image, options: RegistrationOptions
         weight = _REGULARIZATION if weight is None else weight
         return Method(None, reason, IntensityRecipe(), grid, STEPS if steps is None else steps, weight)
     info = model.info
-    grid = working_grid(fixed, options.spacing or info.spacing or by_size, info.shape_multiple)
+    # A network that learned on voxels of one size knows how sharp they are.
+    on_voxels = info.spacing is not None
+    grid = working_grid(fixed, options.spacing or info.spacing or by_size, info.shape_multiple, on_voxels)
     weight = info.regularization if weight is None else weight
     return Method(model, reason, info.intensity, grid, info.refine if steps is None else steps, weight)
 

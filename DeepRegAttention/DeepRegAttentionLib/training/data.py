@@ -174,7 +174,7 @@ class PairReader:
 
     def read(self, pair: Pair, spacing: float, labels: bool, landmarks: bool, change: Optional[Change] = None) -> Item:
         """Images, fixed mask and, if asked for, labels and landmarks of a pair; see :class:`PairDataset`."""
-        grid = working_grid(self._image(pair[0]), spacing, self.multiple)
+        grid = working_grid(self._image(pair[0]), spacing, self.multiple, on_voxels=True)
         aligned = linear(self._align(pair))
         still = linear(sitk.Transform(3, sitk.sitkIdentity))
         own, other = (still, still) if change is None else change.motions(grid)

@@ -184,7 +184,8 @@ class TrainingOptions:
     regularization : float
         Weight of the smoothness in the refinement that the model file recommends.
     refine : int
-        Steps of refinement that it recommends; 0 suits what was trained with labels, which refinement knows nothing of.
+        Steps of refinement that it recommends; 0 suits what was trained with labels, of which refinement knows nothing
+        unless structures are recognised.
     learn : {"registration", "structures"}
         Which network is trained: the one that registers, or, with ``configuration.structures``, the one beside it that
         recognises structures; the other one stays as it is.

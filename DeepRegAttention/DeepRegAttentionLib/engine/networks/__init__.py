@@ -36,7 +36,8 @@ def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNe
         (:class:`~DeepRegAttentionLib.engine.networks.adaptive.SpatiallyVarying`), and with ``passes: 2`` the same
         weights register twice, the second time what the first has left; with ``side: 48`` all passes but the last see
         at half the resolution what is much larger than the volumes of 48 voxels a side that the network learned on;
-        with ``structures: [1, 2]`` it also recognises the structures of these labels in each image
+        with ``structures: {labels: [1, 2]}`` it also recognises the structures of these labels in each image, with
+        ``level: 1`` beside them at half the resolution
         (:class:`~DeepRegAttentionLib.engine.networks.structures.RecognisingStructures`).
 
     Raises
@@ -59,8 +60,9 @@ def build_network(name: str, configuration: Mapping[str, Any]) -> RegistrationNe
     if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < 1 or varying):
         raise ModelError(f"“{SIDE}” of the network {name} is a number of voxels, and is not for “{SPATIALLY_VARYING}”.")
     structures = arguments.pop(STRUCTURES, None)
-    if structures is not None and not _are_labels(structures):
-        raise ModelError(f"“{STRUCTURES}” of the network {name} must be a list of labels above 0, not “{structures}”.")
+    if structures is not None and not _are_structures(structures):
+        wanted = "labels, a list of different ones above 0, and may hold a level"
+        raise ModelError(f"“{STRUCTURES}” of the network {name} must hold {wanted}, not “{structures}”.")
     _require_arguments(name, constructor, arguments)
     try:
         network = constructor(**arguments)
@@ -80,16 +82,19 @@ def _with_local_strength(network: RegistrationNetwork) -> RegistrationNetwork:
     return SpatiallyVarying(network)
 
 
-def _recognising(network: RegistrationNetwork, structures: list[int]) -> RegistrationNetwork:
+def _recognising(network: RegistrationNetwork, structures: Mapping[str, Any]) -> RegistrationNetwork:
     from .structures import RecognisingStructures
 
-    return RecognisingStructures(network, structures)
+    return RecognisingStructures(network, **structures)
 
 
-def _are_labels(value: Any) -> bool:
-    if not isinstance(value, list) or not value:
+def _are_structures(value: Any) -> bool:
+    if not isinstance(value, dict) or not {"labels"} <= set(value) <= {"labels", "level"}:
         return False
-    return all(type(label) is int and label > 0 for label in value) and len(set(value)) == len(value)
+    labels = value["labels"]
+    if not isinstance(labels, list) or not labels or type(value.get("level", 0)) is not int:
+        return False
+    return all(type(label) is int and label > 0 for label in labels) and len(set(labels)) == len(labels)
 
 
 def _require_arguments(name: str, constructor: Callable[..., Any], configuration: Mapping[str, Any]) -> None:

@@ -38,11 +38,16 @@ class Level(nn.Module):
         Channels of the coarser level's result; 0 at the coarsest.
     attention : BidirectionalCrossAttention, optional
         How the two images attend to each other here.
+    negligible : float
+        See :class:`ADRegNet`.
     """
 
-    def __init__(self, channels: int, coarser: int, attention: Optional[BidirectionalCrossAttention]) -> None:
+    def __init__(
+        self, channels: int, coarser: int, attention: Optional[BidirectionalCrossAttention], negligible: float
+    ) -> None:
         super().__init__()
         self.attention = attention
+        self.negligible = negligible
         skip = 3 * channels + (8 if attention is not None else 0)
         self.decoder = DecoderBlock(skip, coarser, channels)
         self.regions = RegionalAttention(channels)
@@ -54,6 +59,7 @@ class Level(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor, coarser: Optional[LevelResult]) -> LevelResult:
         """Fixed and warped moving features ``(N, C, k, j, i)``, and the coarser level's result."""
+        differ = self._differ(fixed, moving) if self.negligible else None
         there, back = [], []
         if self.attention is not None:
             fixed, moving, *matches = self.attention(fixed, moving)
@@ -64,10 +70,16 @@ class Level(nn.Module):
         decoded = self.decoder(skip, None if coarser is None else coarser.features)
         features = self.regions(decoded)
         pull = self.velocity(features).float()
+        pull = pull if differ is None else pull * torch.cat([differ, differ])
         velocity = smooth(pull, 1.0)
         if self.fusion is not None and coarser is not None:
             velocity = self.fusion(features, coarser.velocity, velocity)
         return LevelResult(features, velocity, pull)
+
+    def _differ(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """E / (E + negligible), E the mean squared difference of the features around a place: ``(N, 1, k, j, i)``."""
+        energy = smooth((fixed - moving).float().square().mean(dim=1, keepdim=True), 1.0)
+        return energy / (energy + self.negligible)
 
 
 class FieldFusion(nn.Module):
@@ -109,21 +121,30 @@ class ADRegNet(RegistrationNetwork):
         Width of the windows of attention, voxels of their level.
     self_similarity : bool
         Whether the encoder sees self-similarity and not intensities, for images of different contrast.
+    negligible : float
+        Mean squared difference of the features, whose variance is about 1, at which a place pulls half as much; where
+        nothing differs nothing pulls. With 0 all differences pull as they are.
     """
 
     def __init__(
-        self, channels: Sequence[int] = (8, 16, 32, 64), window: int = 4, self_similarity: bool = False
+        self,
+        channels: Sequence[int] = (8, 16, 32, 64),
+        window: int = 4,
+        self_similarity: bool = False,
+        negligible: float = 0.0,
     ) -> None:
         super().__init__()
         if len(channels) < 2 or window < 2:
             raise ValueError("it needs at least two levels and windows of at least two voxels")
+        if negligible < 0:
+            raise ValueError("negligible must be at least 0")
         self.multiple = 2 ** (len(channels) - 1)
         self.feature_channels = tuple(channels)[::-1]
         self.encoder = Encoder(channels, self_similarity)
         windows: list[Optional[int]] = [None, *[window] * (len(channels) - 2)]
         attentions = [BidirectionalCrossAttention(c, w) for c, w in zip(self.feature_channels, windows)]
         self.levels = nn.ModuleList(
-            Level(c, coarser, attention)
+            Level(c, coarser, attention, negligible)
             for c, coarser, attention in zip(self.feature_channels, (0, *self.feature_channels), [*attentions, None])
         )
 
