@@ -181,6 +181,13 @@ def test_what_made_the_result_is_told_in_words(fixed, moving):
     assert "brain-t1 (adregnet, SHA-256 abababababab…). It suits MR T1 of the brain." in text
     assert "Rigid alignment, then network, then 25 steps of refinement by MIND self-similarity, smoothness 0.25" in text
     assert "landmarks with weight 0.5" in text
+    for share, words in (
+        (0.5, "MIND self-similarity and 52 recognised structures (50%)"),
+        (1.0, "52 recognised structures"),
+    ):
+        aligned = {**metrics, "structures": {"recognised": 52, "share": share}}
+        text_then = text_of(part(facts_table(aligned, fixed, moving)))
+        assert f"25 steps of refinement by {words}, smoothness 0.25" in text_then
     assert "88 × 96 × 80 voxels of 2.44 mm" in text
     assert "44 × 36 × 28 voxels of 1.1 × 1.7 × 2.6 mm" in text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 import torch
@@ -13,10 +13,13 @@ from DeepRegAttentionLib.engine.fields import jacobian_determinant, warp
 from DeepRegAttentionLib.engine.models.files import find_model, load_model, save_model
 from DeepRegAttentionLib.engine.networks import build_network
 from DeepRegAttentionLib.engine.networks.structures import RecognisingStructures, StructureNetwork
+from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.refine import Objective, Structures, recognised, refine
+from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.training.module import RegistrationTraining
 from DeepRegAttentionLib.training.objective import structure_loss, structure_overlap
 from DeepRegAttentionLib.training.run import load_start, train
+from helpers.images import blob_image
 from helpers.training import tiny, write_blobs
 from torch import Tensor
 
@@ -216,6 +219,23 @@ def test_what_learns_to_register_leaves_the_structures_as_they_are(folder: Path)
 def test_settings_that_make_no_sense_get_a_sentence(folder: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         tiny(folder, **changes)
+
+
+@pytest.mark.parametrize(("bias", "steps", "said"), [
+    ([0.0, 9.0, 0.0], 2, {"recognised": 1, "share": 0.5}), ([9.0, 0.0, 0.0], 2, None), ([0.0, 9.0, 0.0], 0, None),
+])  # fmt: skip
+def test_a_result_says_which_structures_were_aligned(
+    tmp_path: Path, bias: list[float], steps: int, said: Optional[dict[str, float]]
+) -> None:
+    info = replace(find_model("cardiac-mr").info, configuration=SETTINGS, structures_share=0.5, spacing=4.0)
+    network = build_network(info.network, info.configuration)
+    with torch.no_grad():
+        network.structures.classes.weight.zero_()
+        network.structures.classes.bias.copy_(torch.tensor(bias))
+    save_model(network, info, tmp_path / "own.safetensors")
+    options = RegistrationOptions(model=str(tmp_path / "own.safetensors"), prealign="none", refine=steps)
+    result = register(blob_image(), blob_image(shift=(2.0, 0.0, 0.0)), options)
+    assert result.metrics["structures"] == said
 
 
 def test_a_model_that_recognises_nothing_has_no_share(folder: Path) -> None:

@@ -31,13 +31,15 @@ from .working_pair import WorkingPair
 class Deformation:
     """The answer on the working grid, on the CPU.
 
-    ``displacement`` is ``(1, 3, K, J, I)`` in voxels; ``output`` is what the network said, if there is one.
+    ``displacement`` is ``(1, 3, K, J, I)`` in voxels; ``output`` is what the network said, if there is one;
+    ``structures`` says how many were recognised and aligned.
     """
 
     displacement: Tensor
     output: Optional[NetworkOutput]
     device: str
     precision: str
+    structures: int = 0
 
 
 def deform(
@@ -92,9 +94,11 @@ def _deform_on(
                 if found is not None:
                     return found
     with clock.stage("refine") as report:
-        displacement = _refined(pair, method, options, output, report, watch)
+        structures = _structures(pair, method, precision) if output is not None and method.steps else None
+        displacement = _refined(pair, method, options, output, structures, report, watch)
     said = None if output is None else output.to("cpu")
-    return Deformation(displacement.cpu(), said, str(device), str(precision).removeprefix("torch."))
+    count = 0 if structures is None else structures.fixed.shape[1]
+    return Deformation(displacement.cpu(), said, str(device), str(precision).removeprefix("torch."), count)
 
 
 @lru_cache(maxsize=4)
@@ -135,6 +139,7 @@ def _refined(
     method: Method,
     options: RegistrationOptions,
     output: Optional[NetworkOutput],
+    structures: Optional[Structures],
     report: Report,
     watch: Optional[Watch],
 ) -> Tensor:
@@ -144,18 +149,17 @@ def _refined(
     objective = _objective(pair, method, options, strength)
     if output is None:
         return _without_network(objective, method.steps, report, watch)
-    objective = replace(objective, structures=_structures(pair, method, options))
-    return refine(objective, output.displacement, method.steps, report, watch)
+    return refine(replace(objective, structures=structures), output.displacement, method.steps, report, watch)
 
 
-def _structures(pair: WorkingPair, method: Method, options: RegistrationOptions) -> Optional[Structures]:
-    """What the model recognises in both images, if the refinement is to align that."""
+def _structures(pair: WorkingPair, method: Method, precision: torch.dtype) -> Optional[Structures]:
+    """What the model recognises in both images, if its refinement is to align that."""
     model = method.model
     if model is None or not model.info.structures_share:
         return None
     network = loaded_network(model, pair.fixed.device)
     assert isinstance(network, RecognisingStructures)
-    with _mixed(choose_precision(options.precision, pair.fixed.device), pair.fixed.device):
+    with _mixed(precision, pair.fixed.device):
         return recognised(network.structures, pair.fixed, pair.moving, model.info.structures_share, pair.mask)
 
 

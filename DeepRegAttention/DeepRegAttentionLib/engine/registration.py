@@ -29,6 +29,7 @@ from .maps import (
 )
 from .measuring import MeasuredPair, measure
 from .method import Doubt, Method, choose_method
+from .models.listing import ModelFile
 from .options import RegistrationOptions
 from .prealign import prealign
 from .preview import Preview, Show
@@ -218,6 +219,13 @@ def _inverse(linear: sitk.Transform, found: Deformation, grid: Grid, report: Rep
     return chain(field, back)
 
 
+def _aligned_structures(model: Optional[ModelFile], found: Deformation) -> Optional[dict[str, Any]]:
+    """How many structures were recognised and aligned, and how much that counted beside the images."""
+    if model is None or not found.structures:
+        return None
+    return {"recognised": found.structures, "share": model.info.structures_share}
+
+
 def _provenance(options: RegistrationOptions, method: Method, found: Deformation) -> dict[str, Any]:
     """What made the result, so that it can be made again."""
     model = method.model
@@ -228,6 +236,7 @@ def _provenance(options: RegistrationOptions, method: Method, found: Deformation
         "model_choice": method.reason,
         "regularization": method.regularization,
         "refinement_steps": method.steps,
+        "structures": _aligned_structures(model, found),
         "working_grid": {"size": list(method.grid.size), "spacing_mm": method.grid.spacing[0]},
         "device": found.device,
         "precision": found.precision,

@@ -45,12 +45,20 @@ def _method_words(metrics: Mapping[str, Any]) -> str:
     steps = metrics.get("refinement_steps")
     if steps:
         weight = metrics.get("regularization", options["regularization"])
-        similarity = phrase_of(similarity_choices(), options["similarity"])
-        words.append(f"{steps} steps of refinement by {similarity}, smoothness {weight:g}")
+        words.append(f"{steps} steps of refinement by {_goal_words(metrics)}, smoothness {weight:g}")
         if options["landmark_weight"]:
             words.append(f"landmarks with weight {options['landmark_weight']:g}")
     text = ", then ".join(words)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _goal_words(metrics: Mapping[str, Any]) -> str:
+    """What the refinement makes alike."""
+    similarity, seen = phrase_of(similarity_choices(), metrics["options"]["similarity"]), metrics.get("structures")
+    if not seen:
+        return similarity
+    structures = f"{seen['recognised']} recognised structures"
+    return structures if seen["share"] == 1 else f"{similarity} and {structures} ({seen['share']:.0%})"
 
 
 def _computation_words(metrics: Mapping[str, Any]) -> str:
