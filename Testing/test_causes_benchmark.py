@@ -119,6 +119,7 @@ def rows_of(experiment: str, model: str, value: float) -> list[tables.Measured]:
         "inside": [("attention", "inside over outside")],
         "knockout": [("whole", "Dice"), ("whole", "lost"), ("without it", "lost")],
         "structures": [("network alone", "Dice"), ("without", "Dice")],
+        "differing": [("structures", share) for share in ("2%", "5%", "10%", "20%")],
         "deletion": [(what, share) for what in ("attention", tables.MOTION) for share in ("2%", "5%", "10%", "20%")],
         "force": [(f"pass {n}, 1/8", f"force, {goal}") for n in (1, 2) for goal in ("refined", "network")],
     }  # fmt: skip

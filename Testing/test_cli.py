@@ -132,7 +132,7 @@ def test_licences_that_are_accepted_reach_the_choice_of_a_model(case, tmp_path):
 
 def test_levels_of_the_driving_force_are_written_on_request(case, tmp_path):
     configuration = {"channels": [4, 8], "radius": 1}
-    shape = {"network": "drivenmorph", "configuration": configuration, "shape_multiple": 2}
+    shape = {"network": "drivenmorph", "configuration": configuration, "shape_multiple": 2, "structures_share": 0.0}
     model = tmp_path / "small.safetensors"
     save_model(build_network("drivenmorph", configuration), replace(find_model("brain-t1").info, **shape), model)
     images = ("register", case / "fixed.nii.gz", case / "moving.nii.gz", "-o", tmp_path / "out")

@@ -175,6 +175,26 @@ def test_on_a_coarser_grid_a_displacement_means_the_same() -> None:
     assert float(structures.unlike(0 * shift)) > 0.15
 
 
+def test_where_structures_differ_is_between_their_borders() -> None:
+    """A ball of radius 5 that is four voxels off: little differs in its middle, most at its flanks, nothing beside."""
+    fixed, moving = (torch.nn.functional.avg_pool3d(ball(i, radius=5.0), 2) for i in (10.0, 14.0))
+    shift = torch.zeros(1, 3, *SHAPE)
+    differing = Structures(fixed, moving).differing(shift)[0, 0, 7]
+    assert differing.shape == (16, 24)
+    assert float(differing[7, 12]) < 0.1 < 0.6 < min(float(differing[7, 6]), float(differing[7, 17]))
+    assert float(differing.max()) <= 1
+    assert float(differing[7, :3].max()) < 0.05
+    shift[:, 2] = 4.0
+    assert float(Structures(fixed, moving).differing(shift).max()) < 0.05
+
+
+def test_one_structure_in_place_of_another_differs_as_much_as_one_in_place_of_none() -> None:
+    one, other = torch.zeros(1, 2, 2, 2, 2), torch.zeros(1, 2, 2, 2, 2)
+    one[:, 0, 0], other[:, 1, 0], one[:, 0, 1] = 1, 1, 0.5
+    differing = Structures(one, other).differing(torch.zeros(1, 3, 2, 2, 2))
+    torch.testing.assert_close(differing[0, 0], torch.tensor([1.0, 0.5])[:, None, None].expand(2, 2, 2))
+
+
 LEARN = {"learn": "structures", "configuration": SETTINGS, "structures": {"outside": 1, "core": 2}}
 
 
@@ -236,6 +256,7 @@ def test_a_result_says_which_structures_were_aligned(
     options = RegistrationOptions(model=str(tmp_path / "own.safetensors"), prealign="none", refine=steps)
     result = register(blob_image(), blob_image(shift=(2.0, 0.0, 0.0)), options)
     assert result.metrics["structures"] == said
+    assert ("structures" in result.maps) == (said is not None)
 
 
 def test_a_model_that_recognises_nothing_has_no_share(folder: Path) -> None:

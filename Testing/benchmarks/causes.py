@@ -6,12 +6,12 @@
 
 ``equal`` gives an image twice, as it is and with noise of 2 % in one: how far it moves. ``inside`` says how many times
 higher than outside each map is inside of what the fixed image shows. ``knockout`` takes a part of the network out and
-says what that costs; ``structures`` refines without what a model recognises, and with one structure taken for another.
-``deletion`` takes the difference of the images away where a map is highest, by showing the moving image there in both,
-and at as many random places inside: how much more the motion changes there. A map that is a cause changes it more than
-chance, and at best as much as the motion itself, taken as a map, would. ``force`` asks whether each level's driving
-force points to where the image still had to go, and whether the force of classic Demons, made of the intensities in the
-very same state, would have done as well.
+says what that costs; ``structures`` refines without what a model recognises, and with one structure taken for another,
+and ``differing`` with no difference of structures where that is largest. ``deletion`` takes the difference of the
+images away where a map is highest, by showing the moving image there in both, and at as many random places inside: how
+much more the motion changes there. A map that is a cause changes it more than chance, and at best as much as the motion
+itself, taken as a map, would. ``force`` asks whether each level's driving force points to where the image still had to
+go, and whether the force of classic Demons, made of the intensities in the very same state, would have done as well.
 
 What the output folder holds of other experiments, tasks and models stays in its tables, so that they can be made in
 several goes; ``--record`` writes them into the documentation. A network that was trained otherwise is scored under the
@@ -35,7 +35,7 @@ from causes_parts import PARTS, changed_parts
 from causes_tables import AREA, DIFFERENCE, MOTION, SHARES, Measured, in_order, measured_before, publish, table, write
 from DeepRegAttentionLib.dataset import Pair
 from DeepRegAttentionLib.engine.errors import ModelError
-from DeepRegAttentionLib.engine.fields import gradient, resize_field, warp
+from DeepRegAttentionLib.engine.fields import gradient, resize, resize_field, warp
 from DeepRegAttentionLib.engine.geometry import Grid, displacement_transform, voxels_to_mm
 from DeepRegAttentionLib.engine.guidance import Guidance
 from DeepRegAttentionLib.engine.intensity import Scale
@@ -43,6 +43,7 @@ from DeepRegAttentionLib.engine.maps import driving_force
 from DeepRegAttentionLib.engine.method import choose_method
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
 from DeepRegAttentionLib.engine.models.files import find_model, load_model
+from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.networks.blocks import NetworkOutput
 from DeepRegAttentionLib.engine.networks.structures import RecognisingStructures
 from DeepRegAttentionLib.engine.options import MODEL_SUFFIX, RegistrationOptions
@@ -218,8 +219,57 @@ def deletion(
     for name, values in _maps(output, pair).items():
         order = _blocks(values, block).flatten()[places].argsort(descending=True)
         row = {share: changed(count, order) / max(chance[share], 1e-6) for share, count in counts.items()}
-        rows[name] = {**row, AREA: float(trapezoid(list(row.values()), SHARES)) / (SHARES[-1] - SHARES[0])}
+        rows[name] = {**row, AREA: _area(row)}
     return rows
+
+
+def differing(
+    model: str, fixed: sitk.Image, moving: sitk.Image, labels: sitk.Image, others: sitk.Image, ignored: set[int]
+) -> dict[str, Row]:
+    """As :func:`deletion`, of the refinement: what is taken away is that structures differ.
+
+    Nothing of a model that recognises none.
+    """
+    network, pair, info = network_of(model), seen(model, fixed, moving), find_model(model).info
+    if not isinstance(network, RecognisingStructures):
+        return {}
+    output = answer(network, pair.fixed, pair.moving)
+    found = recognised(network.structures, pair.fixed, pair.moving, info.structures_share)
+    if found is None:
+        return {}
+    start, goal = output.displacement.clone(), _goal(pair, info, output)
+    left = warp(found.moving, resize_field(start, found.fixed.shape[2:]))
+
+    def refined(part: Tensor) -> Tensor:
+        alike = torch.lerp(found.fixed, left, resize(part, left.shape[2:]))
+        return refine(replace(goal, structures=replace(found, fixed=alike)), start, info.refine)
+
+    block = max(1, round(BLOCK_MM / pair.grid.spacing[0]))
+    places = torch.nonzero(_blocks(pair.shown.float(), block).flatten() > 0.5)[:, 0]
+    highest = _blocks(found.differing(start), block).flatten()[places].argsort(descending=True)
+    generator, whole = torch.Generator().manual_seed(0), refined(torch.zeros_like(pair.fixed))
+
+    def changed(count: int, order: Tensor) -> float:
+        where = _mask(places[order[:count]], pair.fixed, block)
+        change = (refined(F.avg_pool3d(where.float(), 3, 1, 1)) - whole).norm(dim=1, keepdim=True)
+        return float(change[where].mean())
+
+    row = {}
+    for share in SHARES:
+        count, chance = max(1, round(share * len(places))), torch.randperm(len(places), generator=generator)
+        row[f"{share:.0%}"] = changed(count, highest) / max(changed(count, chance), 1e-6)
+    return {"structures": {**row, AREA: _area(row)}}
+
+
+def _area(row: Row) -> float:
+    """Under the curve of a row over the shares, over its width."""
+    return float(trapezoid(list(row.values()), SHARES)) / (SHARES[-1] - SHARES[0])
+
+
+def _goal(pair: Seen, info: ModelInfo, output: NetworkOutput) -> Objective:
+    """What the refinement that a model recommends makes alike of the images."""
+    strength = None if output.regularization is None else output.regularization.clone()
+    return Objective(pair.fixed, pair.moving, weight=info.regularization, strength=strength)
 
 
 def _exported(output: NetworkOutput) -> dict[str, Tensor]:
@@ -292,8 +342,7 @@ def structures(
     if not isinstance(network, RecognisingStructures):
         return {}
     output = answer(network, pair.fixed, pair.moving)
-    strength = None if output.regularization is None else output.regularization.clone()
-    plain = Objective(pair.fixed, pair.moving, weight=info.regularization, strength=strength)
+    plain = _goal(pair, info, output)
     found = recognised(network.structures, pair.fixed, pair.moving, info.structures_share)
     goals = {"with the structures": found, "without": None}
     if found is not None:
@@ -348,6 +397,7 @@ EXPERIMENTS = {
     "equal": equal,
     "knockout": knockout,
     "structures": structures,
+    "differing": differing,
     "inside": inside,
     "deletion": deletion,
     "force": force,

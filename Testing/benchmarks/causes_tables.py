@@ -58,6 +58,7 @@ VIEWS = {
     "equal": View(lambda row: ((), f"{row.what}: {row.measure}"), 3),
     "knockout": View(_of_parts, 3),
     "structures": View(lambda row: ((), row.what), 3),
+    "differing": View(lambda row: ((row.what,), row.measure), 2, ("map",)),
     "inside": View(lambda row: ((), row.what), 1),
     "deletion": View(lambda row: ((row.what,), row.measure), 2, ("map",)),
     "force": View(_of_forces, 2, ("force",)),

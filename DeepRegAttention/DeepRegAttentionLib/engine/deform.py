@@ -32,14 +32,14 @@ class Deformation:
     """The answer on the working grid, on the CPU.
 
     ``displacement`` is ``(1, 3, K, J, I)`` in voxels; ``output`` is what the network said, if there is one;
-    ``structures`` says how many were recognised and aligned.
+    ``structures`` are those that were recognised and aligned, if any.
     """
 
     displacement: Tensor
     output: Optional[NetworkOutput]
     device: str
     precision: str
-    structures: int = 0
+    structures: Optional[Structures] = None
 
 
 def deform(
@@ -97,8 +97,8 @@ def _deform_on(
         structures = _structures(pair, method, precision) if output is not None and method.steps else None
         displacement = _refined(pair, method, options, output, structures, report, watch)
     said = None if output is None else output.to("cpu")
-    count = 0 if structures is None else structures.fixed.shape[1]
-    return Deformation(displacement.cpu(), said, str(device), str(precision).removeprefix("torch."), count)
+    seen = None if structures is None else structures.cpu()
+    return Deformation(displacement.cpu(), said, str(device), str(precision).removeprefix("torch."), seen)
 
 
 @lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ from .geometry import Grid, Lattice, mm_to_voxels, to_image, to_tensor, voxels_t
 from .intensity import Scale
 from .networks.blocks import NetworkOutput
 from .networks.drivenmorph import added_up, force_agreement, on_finest
+from .refine import Structures
 from .resampling import sample_image
 from .result_folder import level_map
 
@@ -58,7 +59,11 @@ def level_maps(output: Optional[NetworkOutput], own: Grid) -> dict[str, Tensor]:
 
 
 def explanation_maps(
-    output: Optional[NetworkOutput], force: Optional[Tensor], own: Grid, there: Tensor
+    output: Optional[NetworkOutput],
+    force: Optional[Tensor],
+    own: Grid,
+    there: Tensor,
+    structures: Optional[Structures] = None,
 ) -> dict[str, Tensor]:
     """What the network can say for itself, ``(1, C, K, J, I)`` on its working grid.
 
@@ -72,6 +77,8 @@ def explanation_maps(
         The working grid.
     there : Tensor
         ``(1, 1, K, J, I)``, bool: where the images show something. The local strength is relative to its mean there.
+    structures : Structures, optional
+        What was recognised, and aligned from where the network had left it.
 
     Returns
     -------
@@ -87,6 +94,8 @@ def explanation_maps(
     if output.regularization is not None:
         strength = output.regularization
         tensors["regularization"] = strength / (strength[there] if there.any() else strength).mean()
+    if structures is not None:
+        tensors["structures"] = structures.differing(output.displacement.float())
     return tensors
 
 

@@ -37,9 +37,28 @@ class Structures:
     moving: Tensor
     share: float = 1.0
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.fixed.shape[1]
+
     def unlike(self, displacement: Tensor) -> Tensor:
         """One minus the overlap under a displacement ``(1, 3, K, J, I)``."""
-        return soft_dice(self.fixed, warp(self.moving, resize_field(displacement, self.fixed.shape[2:])))
+        return soft_dice(self.fixed, self._warped(displacement))
+
+    def differing(self, displacement: Tensor) -> Tensor:
+        """Of each voxel the share in which the two differ under a displacement, ``(1, 1, K, J, I)`` in 0..1."""
+        difference = self.fixed - self._warped(displacement)
+        # What is none of the structures counts as one more.
+        total = difference.abs().sum(dim=1, keepdim=True) + difference.sum(dim=1, keepdim=True).abs()
+        return resize(total / 2, displacement.shape[2:])
+
+    def _warped(self, displacement: Tensor) -> Tensor:
+        return warp(self.moving, resize_field(displacement, self.fixed.shape[2:]))
+
+    def cpu(self) -> Structures:
+        """A copy on the CPU."""
+        return replace(self, fixed=self.fixed.cpu(), moving=self.moving.cpu())
 
     def coarser(self, factor: int) -> Structures:
         """The same on a grid ``factor`` times as coarse."""

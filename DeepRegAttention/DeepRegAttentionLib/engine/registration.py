@@ -29,7 +29,6 @@ from .maps import (
 )
 from .measuring import MeasuredPair, measure
 from .method import Doubt, Method, choose_method
-from .models.listing import ModelFile
 from .options import RegistrationOptions
 from .prealign import prealign
 from .preview import Preview, Show
@@ -136,7 +135,7 @@ def _register(
         if options.maps:
             grids = method.grid, Grid.of(fixed)
             maps.update(images_where(error.there, error.maps(), *grids))
-            said = explanation_maps(found.output, force, method.grid, error.there)
+            said = explanation_maps(found.output, force, method.grid, error.there, found.structures)
             if options.levels:
                 said.update(level_maps(found.output, method.grid))
             maps.update(images_where(beside(error.there), said, *grids))
@@ -219,11 +218,11 @@ def _inverse(linear: sitk.Transform, found: Deformation, grid: Grid, report: Rep
     return chain(field, back)
 
 
-def _aligned_structures(model: Optional[ModelFile], found: Deformation) -> Optional[dict[str, Any]]:
+def _aligned_structures(found: Deformation) -> Optional[dict[str, Any]]:
     """How many structures were recognised and aligned, and how much that counted beside the images."""
-    if model is None or not found.structures:
+    if found.structures is None:
         return None
-    return {"recognised": found.structures, "share": model.info.structures_share}
+    return {"recognised": found.structures.count, "share": found.structures.share}
 
 
 def _provenance(options: RegistrationOptions, method: Method, found: Deformation) -> dict[str, Any]:
@@ -236,7 +235,7 @@ def _provenance(options: RegistrationOptions, method: Method, found: Deformation
         "model_choice": method.reason,
         "regularization": method.regularization,
         "refinement_steps": method.steps,
-        "structures": _aligned_structures(model, found),
+        "structures": _aligned_structures(found),
         "working_grid": {"size": list(method.grid.size), "spacing_mm": method.grid.spacing[0]},
         "device": found.device,
         "precision": found.precision,

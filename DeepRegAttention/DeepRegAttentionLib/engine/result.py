@@ -30,6 +30,7 @@ MAP_NAMES = (
     "driving_force",
     "driving_force_magnitude",
     "attention",
+    "structures",
     "regularization",
     "difference_before",
     "difference_after",

@@ -132,6 +132,16 @@ MAPS: dict[str, Map] = {
             "was smoothed into motion.",
         ),
         Map(
+            "structures",
+            "Structures that differed",
+            "Differing",
+            "",
+            "magma",
+            Rule.ROBUST,
+            "In what share of each place the structures that were recognised in both images still differed where the "
+            "network had left them: what the refinement then made alike.",
+        ),
+        Map(
             "regularization",
             "Strength of the regularization",
             "Strength",
