@@ -91,7 +91,7 @@ def make_result(fixed: sitk.Image, moving: sitk.Image, mm: float = PUSH) -> Regi
 def with_every_map(result: RegistrationResult, fixed: sitk.Image) -> RegistrationResult:
     rng = np.random.default_rng(5)
     shape = Grid.of(fixed).shape
-    for name in ("expected_error", "error_bound", "correction", "attention", "regularization"):
+    for name in ("expected_error", "error_bound", "correction", "attention", "structures", "regularization"):
         result.maps[name] = scalar_image(rng.uniform(0, 1, shape), fixed)
     vectors = rng.normal(size=(*shape, 3)).astype(np.float32)
     result.maps["driving_force"] = Grid.of(fixed).place(sitk.GetImageFromArray(vectors, isVector=True))
