@@ -159,11 +159,19 @@ def test_what_is_not_there_does_not_count() -> None:
 
 
 def test_a_mask_says_where_structures_count() -> None:
+    """What lies beyond it neither is missed nor pulls."""
     mask = torch.zeros(1, 1, *SHAPE)
-    mask[..., :8] = 1
+    mask[..., :10] = 1
     found = recognised(lambda image: torch.cat([1 - image, image], dim=1), ball(10.0), ball(11.0), 1.0, mask)
     assert found is not None
-    assert float(found.fixed[..., 8:].max()) == 0 < float(found.fixed[..., :8].max())
+    moving = found.moving.clone()
+    moving[..., 14:] = torch.rand(moving[..., 14:].shape)
+    still = torch.zeros(1, 3, *SHAPE)
+    assert float(replace(found, moving=moving).unlike(still)) == pytest.approx(float(found.unlike(still)))
+    assert float(found.differing(still)[..., 10:].max()) == 0 < float(found.differing(still)[..., :10].max())
+    pull = still.clone().requires_grad_()
+    found.coarser(2).unlike(pull).backward()
+    assert float(pull.grad[..., 14:].abs().max()) == 0 < float(pull.grad[..., :8].abs().max())
 
 
 def test_on_a_coarser_grid_a_displacement_means_the_same() -> None:

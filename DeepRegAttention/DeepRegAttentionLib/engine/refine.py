@@ -28,14 +28,17 @@ class Structures:
     ----------
     fixed, moving : Tensor
         The share of each voxel that each structure fills, ``(1, S, k, j, i)`` in 0..1, on a grid that may be coarser
-        than that of the images; in the fixed one 0 where it is not to count.
+        than that of the images.
     share : float
         Of the structures in what is to become alike, 0..1; the rest is that of the images.
+    mask : Tensor, optional
+        ``(1, 1, k, j, i)``: where they count.
     """
 
     fixed: Tensor
     moving: Tensor
     share: float = 1.0
+    mask: Optional[Tensor] = None
 
     @property
     def count(self) -> int:
@@ -44,25 +47,30 @@ class Structures:
 
     def unlike(self, displacement: Tensor) -> Tensor:
         """One minus the overlap under a displacement ``(1, 3, K, J, I)``."""
-        return soft_dice(self.fixed, self._warped(displacement))
+        return soft_dice(self._counted(self.fixed), self._warped(displacement))
 
     def differing(self, displacement: Tensor) -> Tensor:
         """Of each voxel the share in which the two differ under a displacement, ``(1, 1, K, J, I)`` in 0..1."""
-        difference = self.fixed - self._warped(displacement)
+        difference = self._counted(self.fixed) - self._warped(displacement)
         # What is none of the structures counts as one more.
         total = difference.abs().sum(dim=1, keepdim=True) + difference.sum(dim=1, keepdim=True).abs()
         return resize(total / 2, displacement.shape[2:])
 
     def _warped(self, displacement: Tensor) -> Tensor:
-        return warp(self.moving, resize_field(displacement, self.fixed.shape[2:]))
+        return self._counted(warp(self.moving, resize_field(displacement, self.fixed.shape[2:])))
+
+    def _counted(self, shares: Tensor) -> Tensor:
+        return shares if self.mask is None else shares * self.mask
 
     def cpu(self) -> Structures:
         """A copy on the CPU."""
-        return replace(self, fixed=self.fixed.cpu(), moving=self.moving.cpu())
+        mask = None if self.mask is None else self.mask.cpu()
+        return replace(self, fixed=self.fixed.cpu(), moving=self.moving.cpu(), mask=mask)
 
     def coarser(self, factor: int) -> Structures:
         """The same on a grid ``factor`` times as coarse."""
-        return replace(self, fixed=F.avg_pool3d(self.fixed, factor), moving=F.avg_pool3d(self.moving, factor))
+        fixed, moving = F.avg_pool3d(self.fixed, factor), F.avg_pool3d(self.moving, factor)
+        return replace(self, fixed=fixed, moving=moving, mask=_pool(self.mask, factor))
 
 
 @dataclass(frozen=True)
@@ -156,8 +164,8 @@ def recognised(
     there = one.amax(dim=(0, 2, 3, 4)) > 0.5
     if not there.any():
         return None
-    one, other = one[:, there], other[:, there]
-    return Structures(one if mask is None else one * resize(mask, one.shape[2:]), other, share)
+    counts = None if mask is None else resize(mask, one.shape[2:])
+    return Structures(one[:, there], other[:, there], share, counts)
 
 
 def _coarser_points(pair: Optional[tuple[Tensor, Tensor]], factor: int) -> Optional[tuple[Tensor, Tensor]]:
