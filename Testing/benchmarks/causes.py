@@ -43,11 +43,10 @@ from DeepRegAttentionLib.engine.maps import driving_force
 from DeepRegAttentionLib.engine.method import choose_method
 from DeepRegAttentionLib.engine.metrics import dice, mean_over_labels
 from DeepRegAttentionLib.engine.models.files import find_model, load_model
-from DeepRegAttentionLib.engine.models.info import ModelInfo
 from DeepRegAttentionLib.engine.networks.blocks import NetworkOutput
 from DeepRegAttentionLib.engine.networks.structures import RecognisingStructures
 from DeepRegAttentionLib.engine.options import MODEL_SUFFIX, RegistrationOptions
-from DeepRegAttentionLib.engine.refine import Objective, recognised, refine
+from DeepRegAttentionLib.engine.refine import Objective, Structures, recognised, refine
 from DeepRegAttentionLib.engine.resampling import warp_image
 from DeepRegAttentionLib.engine.working_pair import working_pair
 from rich.console import Console
@@ -198,8 +197,7 @@ def deletion(
     """
     network, pair = network_of(model), seen(model, fixed, moving)
     output = answer(network, pair.fixed, pair.moving)
-    block = max(1, round(BLOCK_MM / pair.grid.spacing[0]))
-    places = torch.nonzero(_blocks(pair.shown.float(), block).flatten() > 0.5)[:, 0]
+    block, places = _block_places(pair)
     generator = torch.Generator().manual_seed(0)
 
     def changed(count: int, order: Tensor) -> float:
@@ -210,7 +208,7 @@ def deletion(
         change = (again.displacement - output.displacement).norm(dim=1, keepdim=True)
         return float(change[where].mean()) * pair.grid.spacing[0]
 
-    counts = {f"{share:.0%}": max(1, round(share * len(places))) for share in SHARES}
+    counts = _counts(places)
     chance = {
         share: np.mean([changed(count, torch.randperm(len(places), generator=generator)) for _ in range(RANDOM_DRAWS)])
         for share, count in counts.items()
@@ -230,22 +228,17 @@ def differing(
 
     Nothing of a model that recognises none.
     """
-    network, pair, info = network_of(model), seen(model, fixed, moving), find_model(model).info
-    if not isinstance(network, RecognisingStructures):
+    refining = _refining(model, fixed, moving)
+    if refining is None:
         return {}
-    output = answer(network, pair.fixed, pair.moving)
-    found = recognised(network.structures, pair.fixed, pair.moving, info.structures_share)
-    if found is None:
-        return {}
-    start, goal = output.displacement.clone(), _goal(pair, info, output)
+    pair, start, goal, found, steps = refining
     left = warp(found.moving, resize_field(start, found.fixed.shape[2:]))
 
     def refined(part: Tensor) -> Tensor:
         alike = torch.lerp(found.fixed, left, resize(part, left.shape[2:]))
-        return refine(replace(goal, structures=replace(found, fixed=alike)), start, info.refine)
+        return refine(replace(goal, structures=replace(found, fixed=alike)), start, steps)
 
-    block = max(1, round(BLOCK_MM / pair.grid.spacing[0]))
-    places = torch.nonzero(_blocks(pair.shown.float(), block).flatten() > 0.5)[:, 0]
+    block, places = _block_places(pair)
     highest = _blocks(found.differing(start), block).flatten()[places].argsort(descending=True)
     generator, whole = torch.Generator().manual_seed(0), refined(torch.zeros_like(pair.fixed))
 
@@ -255,9 +248,9 @@ def differing(
         return float(change[where].mean())
 
     row = {}
-    for share in SHARES:
-        count, chance = max(1, round(share * len(places))), torch.randperm(len(places), generator=generator)
-        row[f"{share:.0%}"] = changed(count, highest) / max(changed(count, chance), 1e-6)
+    for share, count in _counts(places).items():
+        chance = torch.randperm(len(places), generator=generator)
+        row[share] = changed(count, highest) / max(changed(count, chance), 1e-6)
     return {"structures": {**row, AREA: _area(row)}}
 
 
@@ -266,10 +259,39 @@ def _area(row: Row) -> float:
     return float(trapezoid(list(row.values()), SHARES)) / (SHARES[-1] - SHARES[0])
 
 
-def _goal(pair: Seen, info: ModelInfo, output: NetworkOutput) -> Objective:
-    """What the refinement that a model recommends makes alike of the images."""
+class Refining(NamedTuple):
+    """The refinement that a model recommends: where it starts, its goal without structures, those, and its steps."""
+
+    pair: Seen
+    start: Tensor
+    plain: Objective
+    found: Structures
+    steps: int
+
+
+def _refining(model: str, fixed: sitk.Image, moving: sitk.Image) -> Optional[Refining]:
+    """None of a model that recognises nothing in the images."""
+    network, pair, info = network_of(model), seen(model, fixed, moving), find_model(model).info
+    if not isinstance(network, RecognisingStructures):
+        return None
+    found = recognised(network.structures, pair.fixed, pair.moving, info.structures_share)
+    if found is None:
+        return None
+    output = answer(network, pair.fixed, pair.moving)
     strength = None if output.regularization is None else output.regularization.clone()
-    return Objective(pair.fixed, pair.moving, weight=info.regularization, strength=strength)
+    plain = Objective(pair.fixed, pair.moving, weight=info.regularization, strength=strength)
+    return Refining(pair, output.displacement.clone(), plain, found, info.refine)
+
+
+def _block_places(pair: Seen) -> tuple[int, Tensor]:
+    """Side of a block in voxels, and the numbers of the blocks in which the fixed image shows something."""
+    block = max(1, round(BLOCK_MM / pair.grid.spacing[0]))
+    return block, torch.nonzero(_blocks(pair.shown.float(), block).flatten() > 0.5)[:, 0]
+
+
+def _counts(places: Tensor) -> dict[str, int]:
+    """How many of the places each share of them is."""
+    return {f"{share:.0%}": max(1, round(share * len(places))) for share in SHARES}
 
 
 def _exported(output: NetworkOutput) -> dict[str, Tensor]:
@@ -338,18 +360,15 @@ def structures(
 
     Nothing of a model that recognises none.
     """
-    network, pair, info = network_of(model), seen(model, fixed, moving), find_model(model).info
-    if not isinstance(network, RecognisingStructures):
+    refining = _refining(model, fixed, moving)
+    if refining is None:
         return {}
-    output = answer(network, pair.fixed, pair.moving)
-    plain = _goal(pair, info, output)
-    found = recognised(network.structures, pair.fixed, pair.moving, info.structures_share)
-    goals = {"with the structures": found, "without": None}
-    if found is not None:
-        goals["structures exchanged"] = replace(found, moving=found.moving.roll(1, dims=1))
-    displacements = {"network alone": output.displacement}
+    pair, start, plain, found, steps = refining
+    exchanged = replace(found, moving=found.moving.roll(1, dims=1))
+    goals = {"with the structures": found, "without": None, "structures exchanged": exchanged}
+    displacements = {"network alone": start}
     for name, goal in goals.items():
-        displacements[name] = refine(replace(plain, structures=goal), output.displacement, info.refine)
+        displacements[name] = refine(replace(plain, structures=goal), start, steps)
     return {name: {"Dice": _overlap(u, pair.grid, labels, others, ignored)} for name, u in displacements.items()}
 
 

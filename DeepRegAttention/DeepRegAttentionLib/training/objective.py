@@ -129,23 +129,25 @@ def structure_loss(recognised: Tensor, labels: Tensor, structures: Sequence[int]
     structures : sequence of int
         Their labels, in the order of the channels.
     """
-    filled = _shares(recognised, labels, structures)
+    filled = _shares(labels, structures, _factor(recognised, labels))
     true = torch.cat([1 - filled.sum(dim=1, keepdim=True), filled], dim=1)
     entropy = -(true * (recognised + 1e-6).log()).sum(dim=1).mean()
-    return (entropy + 1 - structure_overlap(recognised, labels, structures)) / 2
+    return (entropy + 1 - _overlap(recognised, filled)) / 2
 
 
 def structure_overlap(recognised: Tensor, labels: Tensor, structures: Sequence[int]) -> Tensor:
     """The soft Dice of recognised structures with a label map, averaged over those that it has; 1 if it has none."""
-    filled = _shares(recognised, labels, structures)
+    return _overlap(recognised, _shares(labels, structures, _factor(recognised, labels)))
+
+
+def _overlap(recognised: Tensor, filled: Tensor) -> Tensor:
     there = filled.sum(dim=(0, 2, 3, 4)) > 0
     return 1 - soft_dice(filled[:, there], recognised[:, 1:][:, there]) if there.any() else filled.new_ones(())
 
 
-def _shares(recognised: Tensor, labels: Tensor, structures: Sequence[int]) -> Tensor:
-    """Of each voxel of what was recognised, the share that each structure of a label map fills."""
-    filled = torch.cat([labels == label for label in structures], dim=1).float()
-    return F.avg_pool3d(filled, labels.shape[2] // recognised.shape[2])
+def _shares(labels: Tensor, structures: Sequence[int], factor: int) -> Tensor:
+    """The share that each structure of a label map fills of each voxel of a grid so many times as coarse."""
+    return F.avg_pool3d(torch.cat([labels == label for label in structures], dim=1).float(), factor)
 
 
 def soft_dice_loss(displacement: Tensor, batch: Batch) -> Tensor:
@@ -158,8 +160,5 @@ def soft_dice_loss(displacement: Tensor, batch: Batch) -> Tensor:
     if not labels:
         return displacement.new_zeros(())
     factor = _factor(displacement, batch["fixed_labels"])
-    fixed, moving = (
-        F.avg_pool3d(torch.cat([batch[name] == label for label in labels], dim=1).float(), factor)
-        for name in ("fixed_labels", "moving_labels")
-    )
+    fixed, moving = (_shares(batch[name], labels, factor) for name in ("fixed_labels", "moving_labels"))
     return soft_dice(fixed, warp(moving, displacement))
