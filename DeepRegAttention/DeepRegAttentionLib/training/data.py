@@ -323,7 +323,7 @@ class TrainingDraws(Dataset[Item]):
         self.labels = options.uses_labels
         self.supervised, self.others = _supervised(self.pairs, options.data.labelled)
         if self.labels:
-            _require_labels(self.supervised, "learn" if options.learn == "structures" else "weights.labels")
+            _require_labels(self.supervised, "learn" if options.learns_structures else "weights.labels")
         centroids = options.data.centroids
         if centroids:
             _require_labels(self.supervised, "data.centroids")
@@ -347,7 +347,7 @@ class TrainingDraws(Dataset[Item]):
             pair = (pair[0], pair[0])
         change = Change(self.options.augmentation, self.intensities, random, still)
         item = self.reader.read(pair, spacing, labels, landmarks, change)
-        count = None if self.options.learn == "structures" else self.options.labels_a_step
+        count = None if self.options.learns_structures else self.options.labels_a_step
         return item if count is None or not labels else some_labels(item, count, random)
 
 

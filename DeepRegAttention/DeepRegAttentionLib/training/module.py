@@ -32,7 +32,7 @@ class RegistrationTraining(lightning.LightningModule):
         self.options = options
         self.network = build_network(options.network, options.configuration)
         if isinstance(self.network, RecognisingStructures):
-            learning = options.learn == "structures"
+            learning = options.learns_structures
             self.network.structures.requires_grad_(learning)
             self.network.network.requires_grad_(not learning)
         # Behind the weights that the run started from; a buffer, so that the checkpoint keeps it.
@@ -46,7 +46,7 @@ class RegistrationTraining(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """One pair: the weighted sum of the objective's terms, or how its structures are recognised."""
-        terms = self._recognise(batch) if self.options.learn == "structures" else self._objective(batch)
+        terms = self._recognise(batch) if self.options.learns_structures else self._objective(batch)
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=1)
         return terms["total"]
 
@@ -87,7 +87,7 @@ class RegistrationTraining(lightning.LightningModule):
         """Every measure of the pair; returns the displacement."""
         displacement = self._register(batch).displacement
         measures = measure(displacement, batch, self.options.structures)
-        if self.options.learn == "structures":
+        if self.options.learns_structures:
             overlap = structure_overlap(self._seen(batch, "fixed"), batch["fixed_labels"], self._recognising.labels)
             measures["recognised"] = measures["score"] = float(overlap)
         self._found.append(measures)

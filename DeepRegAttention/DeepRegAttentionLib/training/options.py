@@ -270,15 +270,20 @@ class TrainingOptions:
 
     def _require_structures(self) -> None:
         recognises = STRUCTURES in self.configuration
-        if self.learn == STRUCTURES and not recognises:
-            raise OptionError(f"“learn: {STRUCTURES}” needs “configuration.{STRUCTURES}”, the labels to recognise.")
+        if self.learns_structures and not recognises:
+            raise OptionError(f"“learn: {self.learn}” needs “configuration.{STRUCTURES}”, the labels to recognise.")
         share, wanted = self.structures_share, f"from 0 to 1, and 0 without “configuration.{STRUCTURES}”"
         _require(0 <= share <= 1 and (recognises or not share), "structures_share", wanted, share)
 
     @property
     def uses_labels(self) -> bool:
         """Whether label maps are learned from."""
-        return self.weights.labels > 0 or self.learn == STRUCTURES
+        return self.weights.labels > 0 or self.learns_structures
+
+    @property
+    def learns_structures(self) -> bool:
+        """Whether structures are learned to be recognised, and nothing else."""
+        return self.learn == "structures"
 
     @property
     def epochs(self) -> int:
