@@ -250,6 +250,24 @@ def test_labels_survive_the_resampling_whole(folder: Path) -> None:
     np.testing.assert_array_equal(item["fixed_labels"][0], sitk.GetArrayViewFromImage(expected))
 
 
+@pytest.mark.parametrize("size", [(17, 20, 24), (16, 21, 23), (19, 18, 21)])
+def test_labels_on_the_spacing_of_the_grid_are_those_of_the_voxels(tmp_path: Path, size: tuple[int, int, int]) -> None:
+    """Odd beside even sides would put the moving voxels halfway between those of the grid, and labels to one side."""
+    random = np.random.default_rng(3)
+    for name, sides in (("a", (20, 21, 22)), ("b", size)):
+        image = blob_image(size=sides, spacing=(1.0, 1.0, 1.0), degrees=(20.0, -10.0, 5.0))
+        labels = sitk.GetImageFromArray(random.integers(1, 200, sides[::-1]).astype(np.uint8))
+        for part, what in (("images", image), ("labels", Grid.of(image).place(labels))):
+            (tmp_path / part).mkdir(exist_ok=True)
+            sitk.WriteImage(what, str(tmp_path / part / f"{name}.nii.gz"))
+    data = PairDataset(all_pairs(find_cases(tmp_path)), 1.0, PairReader(MULTIPLE, IntensityRecipe()), labels=True)
+    pair, item = data.pairs[0], data[0]
+    for role, case in zip(("fixed", "moving"), pair):
+        drawn = np.bincount(sitk.GetArrayFromImage(sitk.ReadImage(str(case.labels))).flatten(), minlength=200)
+        seen = np.bincount(item[f"{role}_labels"].flatten().numpy(), minlength=200)
+        np.testing.assert_array_equal(seen[1:], drawn[1:])
+
+
 def test_landmarks_are_in_voxels_of_the_working_grid(folder: Path) -> None:
     item = dataset(folder, landmarks=True)[0]
     grid = working_grid(sitk.ReadImage(str(folder / "images" / "S1.nii.gz")), SPACING, MULTIPLE)

@@ -175,7 +175,7 @@ class PairReader:
     def read(self, pair: Pair, spacing: float, labels: bool, landmarks: bool, change: Optional[Change] = None) -> Item:
         """Images, fixed mask and, if asked for, labels and landmarks of a pair; see :class:`PairDataset`."""
         grid = working_grid(self._image(pair[0]), spacing, self.multiple, on_voxels=True)
-        aligned = linear(self._align(pair))
+        aligned = linear(self._align(pair, grid))
         still = linear(sitk.Transform(3, sitk.sitkIdentity))
         own, other = (still, still) if change is None else change.motions(grid)
         both = [PlacedCase("fixed", pair[0], own), PlacedCase("moving", pair[1], chained([aligned, other]))]
@@ -193,11 +193,11 @@ class PairReader:
             item["spacing"] = torch.tensor(float(grid.spacing[0]))
         return item if change is None else change.finish(item)
 
-    def _align(self, pair: Pair) -> sitk.Transform:
-        """Fixed points to moving points, LPS mm."""
+    def _align(self, pair: Pair, grid: Grid) -> sitk.Transform:
+        """Points of the fixed image, which is seen on a grid, to moving points, LPS mm."""
         fixed, moving = (self._image(case) for case in pair)
         if self.alignment == "middles" or pair[0] is pair[1]:
-            return sitk.TranslationTransform(3, (Grid.of(moving).centre - Grid.of(fixed).centre).tolist())
+            return sitk.TranslationTransform(3, _between_middles(Grid.of(fixed), Grid.of(moving), grid).tolist())
         key = (pair[0].image, pair[1].image)
         if key not in self._aligned:
             self._aligned[key] = prealign(fixed, moving, self.alignment)
@@ -221,6 +221,20 @@ class PairReader:
         if self.keep:
             labels = torch.where(torch.isin(labels, torch.tensor(self.keep)), labels, 0)
         return torch.where(torch.isin(labels, torch.tensor(self.drop)), 0, labels) if self.drop else labels
+
+
+def _between_middles(fixed: Grid, moving: Grid, seen: Grid) -> np.ndarray:
+    """From the middle of one grid to that of the other, LPS mm.
+
+    Half a voxel less along an axis on which the moving image would be seen halfway between its voxels, although it
+    has the spacing of the grid that both are seen on: there labels are anybody's guess.
+    """
+    way = moving.centre - fixed.centre
+    between = moving.index(np.array(seen.origin) + way) % 1
+    same = np.isclose(moving.spacing, seen.spacing, rtol=1e-3) & np.allclose(moving.direction, seen.direction)
+    halfway = same & np.isclose(between, 0.5, atol=1e-3)
+    to_voxels: np.ndarray = way - moving.voxel_to_mm @ np.where(halfway, 0.5, 0.0)
+    return to_voxels
 
 
 def _read_mask(path: Path) -> sitk.Image:
