@@ -208,6 +208,26 @@ def test_fine_tuning_starts_from_the_weights_of_a_model(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_kept_stays_as_it_was_and_the_rest_learns(folder: Path) -> None:
+    first = train(tiny(folder, steps=1, validation=[]), folder / "first")
+    again = train(tiny(folder, steps=1, validation=[], keep=["encoder"]), folder / "again", start=str(first))
+    before, after = (load_model(find_model(model)).state_dict() for model in (first, again))
+    changed = {name for name, weights in before.items() if not torch.equal(weights, after[name])}
+    assert any(name.startswith("encoder.") for name in before)
+    assert changed
+    assert not any(name.startswith("encoder.") for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"), [(["encode"], "no part of the network; its parts are encoder"), (["all"], "nothing is left")]
+)
+def test_parts_that_are_none_or_all_are_refused(folder: Path, keep: list[str], words: str) -> None:
+    network = build_network("drivenmorph", CONFIGURATION["configuration"])
+    parts = [name for name, _ in network.named_children()] if keep == ["all"] else keep
+    with pytest.raises(OptionError, match=words):
+        RegistrationTraining(tiny(folder, keep=parts))
+
+
 def test_loader_processes_see_the_same_pairs(folder: Path) -> None:
     options = tiny(folder, **{**RICH, "steps": 1, "validate_every": 1, "accumulate": 1, "validation": []})
     here = list(TrainingData(options, 2).train_dataloader())

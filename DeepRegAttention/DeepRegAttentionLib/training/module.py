@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine.errors import OptionError
 from ..engine.fields import full_precision
@@ -35,6 +36,7 @@ class RegistrationTraining(lightning.LightningModule):
             learning = options.learns_structures
             self.network.structures.requires_grad_(learning)
             self.network.network.requires_grad_(not learning)
+        _keep(self.network, options.keep)
         # Behind the weights that the run started from; a buffer, so that the checkpoint keeps it.
         self.register_buffer("earlier_steps", torch.tensor(0))
         self._found: list[dict[str, float]] = []
@@ -127,6 +129,24 @@ class RegistrationTraining(lightning.LightningModule):
             final_div_factor=20,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _keep(network: nn.Module, parts: Sequence[str]) -> None:
+    """Let the weights whose names begin so stay as they are; OptionError if there are none, or none are left."""
+    names = [name for name, _ in network.named_parameters()]
+    for part in parts:
+        if not any(_is_of(name, part) for name in names):
+            some = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+            raise OptionError(f"“keep” names “{part}”, which is no part of the network; its parts are {some}.")
+    for name, parameter in network.named_parameters():
+        if any(_is_of(name, part) for part in parts):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise OptionError("“keep” names the whole network; nothing is left to learn.")
+
+
+def _is_of(name: str, part: str) -> bool:
+    return f"{name}.".startswith(f"{part}.")
 
 
 def run_settings(options: TrainingOptions) -> dict[str, Any]:

@@ -189,6 +189,9 @@ class TrainingOptions:
     learn : {"registration", "structures"}
         Which network is trained: the one that registers, or, with ``configuration.structures``, the one beside it that
         recognises structures; the other one stays as it is.
+    keep : list of str
+        Parts of the network that stay as they are, by what the names of their weights in the model file begin with,
+        such as ``encoder``: of a network that goes on learning from another one's weights.
     structures_share : float
         Of the recognised structures in what the refinement makes alike, 0..1.
     precision : {"auto", "float32", "bfloat16"}
@@ -225,6 +228,7 @@ class TrainingOptions:
     hyperprior: str = "beta"
     weights: LossWeights = field(default_factory=LossWeights)
     learn: str = "registration"
+    keep: tuple[str, ...] = ()
     regularization: float = 1.0
     refine: int = 30
     structures_share: float = 0.0
