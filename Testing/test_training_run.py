@@ -228,6 +228,7 @@ def test_parts_that_are_none_or_all_are_refused(folder: Path, keep: list[str], w
         RegistrationTraining(tiny(folder, keep=parts))
 
 
+@pytest.mark.slow
 def test_loader_processes_see_the_same_pairs(folder: Path) -> None:
     options = tiny(folder, **{**RICH, "steps": 1, "validate_every": 1, "accumulate": 1, "validation": []})
     here = list(TrainingData(options, 2).train_dataloader())

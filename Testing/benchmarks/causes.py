@@ -24,7 +24,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import SimpleITK as sitk
@@ -200,13 +200,12 @@ def deletion(
     block, places = _block_places(pair)
     generator = torch.Generator().manual_seed(0)
 
+    def without(part: Tensor) -> Tensor:
+        return answer(network, torch.lerp(pair.fixed, pair.moving, part), pair.moving).displacement
+
     def changed(count: int, order: Tensor) -> float:
         where = _mask(places[order[:count]], pair.fixed, block)
-        # No step at the border of what is taken away: it would be a difference of its own.
-        part = F.avg_pool3d(where.float(), 3, 1, 1)
-        again = answer(network, torch.lerp(pair.fixed, pair.moving, part), pair.moving)
-        change = (again.displacement - output.displacement).norm(dim=1, keepdim=True)
-        return float(change[where].mean()) * pair.grid.spacing[0]
+        return _change(where, without, output.displacement) * pair.grid.spacing[0]
 
     counts = _counts(places)
     chance = {
@@ -243,15 +242,23 @@ def differing(
     generator, whole = torch.Generator().manual_seed(0), refined(torch.zeros_like(pair.fixed))
 
     def changed(count: int, order: Tensor) -> float:
-        where = _mask(places[order[:count]], pair.fixed, block)
-        change = (refined(F.avg_pool3d(where.float(), 3, 1, 1)) - whole).norm(dim=1, keepdim=True)
-        return float(change[where].mean())
+        return _change(_mask(places[order[:count]], pair.fixed, block), refined, whole)
 
     row = {}
     for share, count in _counts(places).items():
         chance = torch.randperm(len(places), generator=generator)
         row[share] = changed(count, highest) / max(changed(count, chance), 1e-6)
     return {"structures": {**row, AREA: _area(row)}}
+
+
+def _change(where: Tensor, without: Callable[[Tensor], Tensor], before: Tensor) -> float:
+    """How far a motion changes, voxels, in the places where something is taken away.
+
+    The motion ``without`` it follows from how much of it each voxel loses, ``(1, 1, K, J, I)`` in 0..1.
+    """
+    # No step at the border of what is taken away: it would be a difference of its own.
+    change = (without(F.avg_pool3d(where.float(), 3, 1, 1)) - before).norm(dim=1, keepdim=True)
+    return float(change[where].mean())
 
 
 def _area(row: Row) -> float:

@@ -32,11 +32,10 @@ class RegistrationTraining(lightning.LightningModule):
         super().__init__()
         self.options = options
         self.network = build_network(options.network, options.configuration)
+        kept = options.keep
         if isinstance(self.network, RecognisingStructures):
-            learning = options.learns_structures
-            self.network.structures.requires_grad_(learning)
-            self.network.network.requires_grad_(not learning)
-        _keep(self.network, options.keep)
+            kept = (*kept, "network" if options.learns_structures else "structures")
+        _keep(self.network, kept)
         # Behind the weights that the run started from; a buffer, so that the checkpoint keeps it.
         self.register_buffer("earlier_steps", torch.tensor(0))
         self._found: list[dict[str, float]] = []
