@@ -23,18 +23,11 @@ from DeepRegAttentionLib.engine.options import RegistrationOptions
 from DeepRegAttentionLib.engine.refine import Objective
 from DeepRegAttentionLib.engine.registration import register
 from DeepRegAttentionLib.engine.resampling import warp_image
-from helpers.images import blob_image
+from helpers.images import blob_image, texture
 from helpers.places import real_data
 from torch import Tensor
 
 SHAPE = (32, 40, 36)
-
-
-def texture(seed: int = 1) -> Tensor:
-    noise = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(seed))
-    for _ in range(3):
-        noise = torch.nn.functional.avg_pool3d(noise, 3, 1, 1, count_include_pad=False)
-    return (noise - noise.amin()) / (noise.amax() - noise.amin())
 
 
 def bulge(voxels: float) -> Tensor:
@@ -47,7 +40,7 @@ def bulge(voxels: float) -> Tensor:
 @pytest.fixture(scope="module")
 def objective() -> Objective:
     """Of images of which the one is the other, moved by a bulge."""
-    moving = texture()
+    moving = texture(*SHAPE, seed=1)
     return Objective(warp(moving, bulge(3.0)), moving, weight=0.3)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DeepRegAttentionLib.engine.fields import resize, smooth
+from DeepRegAttentionLib.engine.fields import resize
 from DeepRegAttentionLib.engine.noise import noise_variance
+from helpers.images import textured_ball
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,11 +16,7 @@ SIDE = 56
 
 
 def anatomy(seed: int) -> Tensor:
-    """A textured ball with an edge in darkness, 0..1."""
-    axes = torch.meshgrid(*[torch.linspace(-1, 1, SIDE)] * 3, indexing="ij")
-    inside = (sum(axis**2 for axis in axes) < 0.6).float()[None, None]
-    values = smooth(torch.randn(1, 1, *[SIDE] * 3, generator=torch.Generator().manual_seed(seed)), 3.0)
-    return inside * (0.5 + 0.15 * values / values.std()).clamp(0.05, 1)
+    return textured_ball(SIDE, SIDE, SIDE, sigma=3.0, seed=seed)
 
 
 def noise(seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from DeepRegAttentionLib.case import say_verdict
 from DeepRegAttentionLib.cli import app
 from DeepRegAttentionLib.engine.errors import ModelError
 from DeepRegAttentionLib.engine.evaluation import evaluate_labels
-from DeepRegAttentionLib.engine.fields import smooth, warp
+from DeepRegAttentionLib.engine.fields import warp
 from DeepRegAttentionLib.engine.geometry import Grid
 from DeepRegAttentionLib.engine.hardware import limited_threads
 from DeepRegAttentionLib.engine.models.files import find_model
@@ -30,7 +30,7 @@ from DeepRegAttentionLib.engine.working_pair import WorkingPair
 from DeepRegAttentionLib.report.verdict import verdict_box
 from DeepRegAttentionLib.terms.palettes import GRADE_COLOURS
 from DeepRegAttentionLib.terms.verdict import direction_text, reason_text, verdict_of, worst_places
-from helpers.images import blob_image, rotation
+from helpers.images import blob_image, rotation, textured_ball
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -106,13 +106,8 @@ def test_a_damaged_file_of_limits_is_told(tmp_path: Path) -> None:
 # What is taken for a reason
 
 
-def texture(shape: tuple[int, int, int] = (32, 40, 36), seed: int = 0) -> Tensor:
-    """A textured object in dark surroundings, alike to nothing mirrored, ``(1, 1, K, J, I)``."""
-    noise = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(seed))
-    axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in shape], indexing="ij")
-    inside = (sum(axis**2 for axis in axes) < 0.64).float()
-    values = smooth(noise, 1.6)
-    return inside * (0.5 + 0.2 * values / values.std()).clamp(0.05, 1)
+def texture(seed: int = 0) -> Tensor:
+    return textured_ball(32, 40, 36, sigma=1.6, seed=seed)
 
 
 def answer_of(fixed: Tensor, moving: Tensor, displacement: Optional[Tensor] = None, **other: Any) -> Answer:

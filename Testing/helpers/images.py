@@ -51,3 +51,11 @@ def texture(*shape: int, sigma: float = 1.5, seed: int = 0) -> Tensor:
     noise = torch.rand(1, 1, *(shape or (20, 22, 24)), generator=torch.Generator().manual_seed(seed))
     image = smooth(noise, sigma)
     return (image - image.min()) / (image.max() - image.min())
+
+
+def textured_ball(*shape: int, sigma: float, seed: int = 0) -> Tensor:
+    """An object with structures of its own and an edge in darkness, alike to nothing mirrored, ``(1, 1, K, J, I)``."""
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in shape], indexing="ij")
+    inside = (sum(axis**2 for axis in axes) < 0.62).float()
+    values = smooth(torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(seed)), sigma)
+    return inside * (0.5 + 0.18 * values / values.std()).clamp(0.05, 1)
