@@ -430,7 +430,7 @@ def write(rows: list[Row], folder: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     (folder / "accuracy.md").write_text(tables(rows), encoding="utf-8")
-    figure(rows).savefig(folder / "accuracy.png", dpi=120)
+    figure(rows).savefig(folder / "accuracy.png", dpi=80)
 
 
 def publish(rows: list[Row], folder: Path, document: Path = DOCUMENT) -> None:
